@@ -1,0 +1,13 @@
+/* base/clock.h - the only place that asks the machine for the time or for entropy. */
+#pragma once
+
+#include <stdint.h>
+
+enum { DIP_MS_NS = 1000000 };
+#define DIP_SECOND_NS INT64_C(1000000000)
+
+/* Monotonic nanoseconds; comparable within one process only. */
+int64_t dip_clock_now_ns(void);
+
+/* A seed for a request that brought none. Below 2^53, so that every JSON reader keeps it exact. */
+uint64_t dip_entropy_seed(void);

@@ -1,0 +1,358 @@
+/* ops/ops.h - what an operation means, and which backend computes it.
+ *
+ * A dip_tensor is a view of device memory; a dip_stream is an ordered queue of operations on one
+ * device. Every function below checks shapes, dtypes and aliasing (a violation is a broken
+ * contract: dip_assert) and calls the backend's entry in struct dip_ops. Calls may return before
+ * completion; dip_wait ends that. On the CPU they are complete on return.
+ *
+ * Activations are row-major: [..., channels], channels contiguous, images NHWC. Weights keep the
+ * layout and dtype of the checkpoint (linear [out, in], convolution [out, in / groups, kh, kw]) and
+ * are never copied on the host. CPU activations are f32; weights f32, bf16 or f16, widened in
+ * registers.
+ *
+ * Same bits: every output element has a reduction order that depends on the operation's fixed sizes
+ * only, never on how many rows are beside it, on the number of threads or on where a row stands in
+ * the batch (design: determinism). Thread: the device thread that owns the stream. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "base/limits.h"
+#include "base/status.h"
+
+struct dip_device;
+struct dip_stream;
+
+/* ---- views ---- */
+
+struct dip_tensor {
+    void *data;
+    enum dip_dtype dtype;
+    int rank;                          /* 1..4 */
+    int64_t dims[DIP_TENSOR_RANK_MAX]; /* dims[rank] and beyond are 1 */
+    int64_t
+        row_stride; /* elements from one last-dimension row to the next; dims[rank-1] when dense */
+};
+
+/* Dense views. rank of dip_rows is 2. */
+struct dip_tensor dip_tensor_1d(void *data, enum dip_dtype dtype, int64_t count);
+struct dip_tensor dip_rows(void *data, enum dip_dtype dtype, int64_t rows, int64_t columns);
+struct dip_tensor dip_image(void *data, enum dip_dtype dtype, int64_t batch, int64_t height,
+                            int64_t width, int64_t channels);
+
+/* Rows [first, first + count) and columns [first, first + count) of a view, sharing its memory. */
+struct dip_tensor dip_rows_slice(struct dip_tensor t, int64_t first, int64_t count);
+struct dip_tensor dip_columns_slice(struct dip_tensor t, int64_t first, int64_t count);
+
+int64_t dip_tensor_rows(struct dip_tensor t);    /* product of all dims but the last */
+int64_t dip_tensor_columns(struct dip_tensor t); /* last dim */
+int64_t dip_tensor_count(struct dip_tensor t);
+bool dip_tensor_is_dense(struct dip_tensor t);
+
+/* ---- devices, streams, memory ---- */
+
+struct dip_device_options {
+    const char *backend; /* "auto", "cpu" or "cuda" */
+    int threads;         /* CPU compute threads; 0 = all this process may use */
+};
+
+/* Errors: UNSUPPORTED (backend absent on this host, says what is missing), NO_MEMORY. */
+DIP_MUST_USE enum dip_status dip_device_open(const struct dip_device_options *options,
+                                             struct dip_why *why, struct dip_device **ret_device);
+void dip_device_close(struct dip_device *device);
+
+const char *dip_device_backend(const struct dip_device *device); /* "cpu" */
+const char *dip_device_class(
+    const struct dip_device *device); /* for the fingerprint: "cpu-avx2", "cpu-plain" */
+int dip_device_threads(const struct dip_device *device);
+
+/* Device memory, aligned to DIP_ARENA_ALIGN, zeroed. Only at start-up: never inside a step. */
+struct dip_mem {
+    void *base;
+    size_t bytes;
+};
+DIP_MUST_USE enum dip_status dip_reserve(struct dip_device *device, size_t bytes,
+                                         struct dip_mem *ret_mem);
+void dip_release(struct dip_device *device, struct dip_mem *mem);
+
+/* A stream keeps a small scratch of its own for kernels (packing panels), reserved when it opens.
+ */
+DIP_MUST_USE enum dip_status dip_stream_open(struct dip_device *device,
+                                             struct dip_stream **ret_stream);
+void dip_stream_close(struct dip_stream *stream);
+struct dip_device *dip_stream_device(const struct dip_stream *stream);
+
+/* Waits for everything enqueued. Errors: DEVICE (the stream is dead). */
+DIP_MUST_USE enum dip_status dip_wait(struct dip_stream *s);
+
+/* Between host and device memory in either direction; same dtype and count, any strides. Complete
+ * after dip_wait. */
+DIP_MUST_USE enum dip_status dip_copy(struct dip_stream *s, struct dip_tensor to,
+                                      struct dip_tensor from);
+DIP_MUST_USE enum dip_status dip_fill(struct dip_stream *s, struct dip_tensor to, float value);
+
+/* ---- linear algebra ---- */
+
+enum dip_act { DIP_ACT_NONE, DIP_ACT_SILU, DIP_ACT_GELU_TANH, DIP_ACT_RELU };
+
+/* out[R, N] = act(in[R, K] weight[N, K]^T + bias[N]) (+ out when is_added). weight may be rank 4
+ * [N, K, 1, 1]. chunk_count (0 = 1) cuts K into that many equal chunks, each summed alone, joined
+ * in a fixed binary tree: the canonical reduction of row-parallel products, so that a
+ * tensor-parallel group gives the same bits. chunk_count is a power of two and divides K. out may
+ * not alias in. */
+struct dip_linear_args {
+    struct dip_tensor out, in, weight;
+    const struct dip_tensor *bias; /* [N] or NULL */
+    enum dip_act act;
+    int chunk_count;
+    bool is_added;
+};
+DIP_MUST_USE enum dip_status dip_linear(struct dip_stream *s, const struct dip_linear_args *a);
+
+/* 1x1 convolution in groups: out[R, G*No], in[R, G*Ki], weight[G*No, Ki(, 1, 1)]. */
+struct dip_linear_grouped_args {
+    struct dip_tensor out, in, weight;
+    int groups;
+};
+DIP_MUST_USE enum dip_status dip_linear_grouped(struct dip_stream *s,
+                                                const struct dip_linear_grouped_args *a);
+
+/* rows of table[V, H] picked by ids i32[R] (device memory): out[R, H]. ids are in range (checked by
+ * the caller). */
+struct dip_embed_args {
+    struct dip_tensor out, table, ids;
+};
+DIP_MUST_USE enum dip_status dip_embed(struct dip_stream *s, const struct dip_embed_args *a);
+
+/* ---- normalisation, modulation, elementwise ---- */
+
+/* RMSNorm over each run of `group` consecutive channels (0 = all): y = x * rsqrt(mean(x^2) + eps) *
+ * weight (+ bias). weight and bias have `group` elements. out may equal in. */
+struct dip_norm_rms_args {
+    struct dip_tensor out, in, weight;
+    const struct dip_tensor *bias;
+    int group;
+    float eps;
+    enum dip_act act; /* applied last; NONE or RELU */
+    bool is_added;    /* out += result: the residual of the autoencoder's blocks; then out may not
+                         alias in */
+};
+DIP_MUST_USE enum dip_status dip_norm_rms(struct dip_stream *s, const struct dip_norm_rms_args *a);
+
+/* LayerNorm without affine weights, then out = norm * (1 + scale[b]) + shift[b], b = row /
+ * rows_per_item. scale and shift: [B, D] (row_stride may be wider). out may equal in. */
+struct dip_norm_layer_args {
+    struct dip_tensor out, in, scale, shift;
+    int64_t rows_per_item;
+    float eps;
+};
+DIP_MUST_USE enum dip_status dip_norm_layer(struct dip_stream *s,
+                                            const struct dip_norm_layer_args *a);
+
+/* sum[R, C] += gate[b, C] * x[R, C], b = row / rows_per_item; gate NULL means 1. x may have one row
+ * per item when is_broadcast (a constant vector added to every row of the item). */
+struct dip_add_args {
+    struct dip_tensor sum, x;
+    const struct dip_tensor *gate;
+    int64_t rows_per_item;
+    bool is_broadcast;
+};
+DIP_MUST_USE enum dip_status dip_add(struct dip_stream *s, const struct dip_add_args *a);
+
+/* out[R, F] = silu(gate[R, F]) * up[R, F]. out may equal gate or up. */
+struct dip_silu_mul_args {
+    struct dip_tensor out, gate, up;
+};
+DIP_MUST_USE enum dip_status dip_silu_mul(struct dip_stream *s, const struct dip_silu_mul_args *a);
+
+/* out[B, C] = act(in); out may equal in. */
+struct dip_activate_args {
+    struct dip_tensor out, in;
+    enum dip_act act;
+};
+DIP_MUST_USE enum dip_status dip_activate(struct dip_stream *s, const struct dip_activate_args *a);
+
+/* out = sum of coefficient[i] * in[i], i < count, each product and sum rounded in order; dense,
+ * equal counts. Coefficients are per item when items > 1: coefficient[i * items + b]. out may equal
+ * any in. */
+enum { DIP_BLEND_MAX = 4 };
+struct dip_blend_args {
+    struct dip_tensor out;
+    struct dip_tensor in[DIP_BLEND_MAX];
+    const float *coefficients; /* host */
+    int count;
+    int items;
+};
+DIP_MUST_USE enum dip_status dip_blend(struct dip_stream *s, const struct dip_blend_args *a);
+
+/* Guidance: out = uncond + scale * (cond - uncond), dense. */
+struct dip_guide_args {
+    struct dip_tensor out, uncond, cond;
+    float scale;
+};
+DIP_MUST_USE enum dip_status dip_guide(struct dip_stream *s, const struct dip_guide_args *a);
+
+/* Timestep features [B, 2*half]: cos(t*f_j) then sin(t*f_j), f_j = exp(-ln(10000) j / half). t:
+ * host f32[B]. */
+struct dip_sinusoid_args {
+    struct dip_tensor out;
+    const float *t;
+};
+DIP_MUST_USE enum dip_status dip_sinusoid(struct dip_stream *s, const struct dip_sinusoid_args *a);
+
+/* ---- autoregressive attention ---- */
+
+/* Where a row of the batch stands: its KV slot and its position in the sequence. Host memory. */
+struct dip_row {
+    int32_t slot;
+    int32_t position;
+};
+
+/* One layer's cache: k, v [slots, capacity, kv_heads * head_dim]. */
+struct dip_kv {
+    struct dip_tensor k, v; /* rank 3 */
+};
+
+/* In place on x[R, heads * head_dim]: per-head RMSNorm (weight[head_dim], eps), then rotary
+ * embedding at rows[r].position, half-split pairs (j, j + d/2), angle position * theta^(-2j/d).
+ * inv_freq: host f32[head_dim / 2]. */
+struct dip_rope_args {
+    struct dip_tensor x, weight;
+    const struct dip_row *rows;
+    const float *inv_freq;
+    int head_dim;
+    float eps;
+};
+DIP_MUST_USE enum dip_status dip_rope(struct dip_stream *s, const struct dip_rope_args *a);
+
+/* Stores k, v [R, kv_heads * head_dim] of each row at its slot and position. */
+struct dip_kv_append_args {
+    struct dip_kv kv;
+    struct dip_tensor k, v;
+    const struct dip_row *rows;
+};
+DIP_MUST_USE enum dip_status dip_kv_append(struct dip_stream *s,
+                                           const struct dip_kv_append_args *a);
+
+/* Causal attention of each row over keys 0..position of its slot (already appended): out, q [R,
+ * heads * head_dim]; query head g reads kv head g / (heads / kv_heads); scale head_dim^-0.5;
+ * softmax in f32. */
+struct dip_attend_args {
+    struct dip_tensor out, q;
+    struct dip_kv kv;
+    const struct dip_row *rows;
+    int heads, kv_heads, head_dim;
+};
+DIP_MUST_USE enum dip_status dip_attend(struct dip_stream *s, const struct dip_attend_args *a);
+
+/* Draws one id per row from logits[R, V] f32: divide by temperature, keep logits >= the k-th
+ * largest (ties stay), keep the nucleus (model.md 3.4: drop ascending cumulative <= 1 - top_p,
+ * never the largest; equal logits ordered by id), softmax, then inverse CDF in descending order
+ * (ties by id) with `uniform`. top_k 1 is greedy (lowest id among equals). */
+struct dip_draw {
+    float temperature; /* > 0 */
+    int32_t top_k;     /* 1..V; 0 = all */
+    float top_p;       /* (0, 1]; 1 = all */
+    float uniform;     /* [0, 1) */
+};
+struct dip_sample_args {
+    struct dip_tensor ids; /* i32[R] */
+    struct dip_tensor logits;
+    const struct dip_draw *draws; /* host [R] */
+};
+DIP_MUST_USE enum dip_status dip_sample(struct dip_stream *s, const struct dip_sample_args *a);
+
+/* ---- attention of the diffusion half ---- */
+
+/* softmax(q k^T * scale) v without mask, one item: q, out [N, heads * head_dim]; k, v [M, heads *
+ * head_dim]. */
+struct dip_attend_cross_args {
+    struct dip_tensor out, q, k, v;
+    int heads, head_dim;
+};
+DIP_MUST_USE enum dip_status dip_attend_cross(struct dip_stream *s,
+                                              const struct dip_attend_cross_args *a);
+
+/* ReLU linear attention per item (rows_per_item rows each) and head, f32:
+ *   S = sum_n v_n relu(k_n)^T, u = sum_n relu(k_n), out_n = (S relu(q_n)) / (u . relu(q_n) + 1e-15)
+ * Head h of q, k, v starts at column h * head_stride of its view; head h of out at column h *
+ * head_dim. SANA: three views, head_stride = head_dim. DC-AE: three views into one tensor,
+ * head_stride = 3 * head_dim. */
+struct dip_attend_linear_args {
+    struct dip_tensor out, q, k, v;
+    int heads, head_dim, head_stride;
+    int64_t rows_per_item;
+};
+DIP_MUST_USE enum dip_status dip_attend_linear(struct dip_stream *s,
+                                               const struct dip_attend_linear_args *a);
+
+/* ---- convolutions and image layout (NHWC) ---- */
+
+/* out[B, H', W', Co] = act(conv(in[B, H, W, Ci]) + bias), odd square kernel, zero padding k/2.
+ * upsample 2 reads the input as if enlarged twice by nearest neighbour (H' = 2H): the enlarged
+ * tensor is never written. stride 2 halves it. At most one of the two. */
+struct dip_conv_args {
+    struct dip_tensor out, in, weight; /* weight [Co, Ci, k, k] */
+    const struct dip_tensor *bias;
+    enum dip_act act;
+    int upsample; /* 1 or 2 */
+    int stride;   /* 1 or 2 */
+};
+DIP_MUST_USE enum dip_status dip_conv(struct dip_stream *s, const struct dip_conv_args *a);
+
+/* Depthwise, odd square kernel, zero padding: in[B, H, W, C], weight [C, 1, k, k].
+ * is_gated: out[..., C/2] = first half * silu(second half) of the result; else out[..., C]. */
+struct dip_conv_depthwise_args {
+    struct dip_tensor out, in, weight;
+    const struct dip_tensor *bias;
+    bool is_gated;
+};
+DIP_MUST_USE enum dip_status dip_conv_depthwise(struct dip_stream *s,
+                                                const struct dip_conv_depthwise_args *a);
+
+/* out[B, 2H, 2W, Co] (+)= in[B, H, W, Ci] shuffled: out(2i+a, 2j+b, c) = in(i, j, (4c + 2a + b) /
+ * r), r = 4 Co / Ci. r = 1 is a pixel shuffle; r > 1 repeats each channel first (the autoencoder's
+ * shortcut). */
+struct dip_pixel_shuffle_args {
+    struct dip_tensor out, in;
+    bool is_added;
+};
+DIP_MUST_USE enum dip_status dip_pixel_shuffle(struct dip_stream *s,
+                                               const struct dip_pixel_shuffle_args *a);
+
+/* out[R, Co] += in[R, Ci] with each channel repeated Co / Ci times: out(c) += in(c / (Co / Ci)). */
+struct dip_repeat_add_args {
+    struct dip_tensor out, in;
+};
+DIP_MUST_USE enum dip_status dip_repeat_add(struct dip_stream *s,
+                                            const struct dip_repeat_add_args *a);
+
+/* Patches: image [B, H, W, C] <-> tokens [B * (H/p) * (W/p), p*p*C], token order raster.
+ * is_to_tokens: column order c*p*p + a*p + b (that of a p x p stride-p convolution's weight [D, C,
+ * p, p]). else:         column order (a*p + b)*C + c (the output head: channel fastest). */
+struct dip_patch_args {
+    struct dip_tensor out, in;
+    int patch;
+    bool is_to_tokens;
+};
+DIP_MUST_USE enum dip_status dip_patch(struct dip_stream *s, const struct dip_patch_args *a);
+
+/* Between NHWC and NCHW, dense rank 4. is_to_nchw: in [B, H, W, C] -> out [B, C, H, W]. */
+struct dip_layout_args {
+    struct dip_tensor out, in;
+    bool is_to_nchw;
+};
+DIP_MUST_USE enum dip_status dip_layout(struct dip_stream *s, const struct dip_layout_args *a);
+
+/* out u8[R, 3] = round_half_even(clamp(in / 2 + 0.5, 0, 1) * 255). NaN becomes 0. */
+struct dip_rgb8_args {
+    struct dip_tensor out, in;
+};
+DIP_MUST_USE enum dip_status dip_rgb8(struct dip_stream *s, const struct dip_rgb8_args *a);
+
+/* *ret_is_finite (host) after dip_wait: no NaN or infinity in t. */
+DIP_MUST_USE enum dip_status dip_check_finite(struct dip_stream *s, struct dip_tensor t,
+                                              bool *ret_is_finite);
