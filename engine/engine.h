@@ -1,0 +1,173 @@
+/* engine/engine.h - front door of engine/: jobs in slots, advanced one step at a time on one
+ * device.
+ *
+ * Two engines, one per panel. Each owns its slots, its device memory (reserved at start: no
+ * allocation, lock or I/O inside a step) and a stream; each knows no peer, no socket and no clock.
+ * The owner thread admits jobs between steps, calls step, and takes the events the step left.
+ * Results of a job do not depend on what else is in the engine. Letters: H hidden size, M = tokens
+ * + 1 context rows, V vocabulary, c latent channels, h x w latent size. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/rng.h"
+#include "base/status.h"
+#include "model/model.h"
+#include "ops/ops.h"
+
+/* ---- parameters shared by both halves of a request ---- */
+
+struct dip_image_params {
+    uint64_t seed;
+    uint32_t image_index;
+    float temperature;
+    int32_t top_k;
+    float top_p;
+    int steps;
+    float guidance;
+    enum dip_sampler sampler;
+    int latent_height, latent_width;
+    int token_count; /* image tokens to draw: grid height * width */
+};
+
+/* ---- autoregressive engine ---- */
+
+struct dip_ar_engine;
+
+struct dip_ar_engine_options {
+    int slot_count; /* sequences decoded in lockstep, 1..DIP_SLOTS_MAX */
+    int prompt_tokens_max;
+    int image_tokens_max;
+    int prefill_rows_max; /* prompt rows per step, so that a long prompt does not stall the others
+                           */
+};
+
+DIP_MUST_USE enum dip_status dip_ar_engine_new(const struct dip_model *model,
+                                               struct dip_device *device,
+                                               const struct dip_ar_engine_options *options,
+                                               struct dip_why *why,
+                                               struct dip_ar_engine **ret_engine);
+void dip_ar_engine_free(struct dip_ar_engine *engine);
+
+/* One image. Everything pointed to is copied. forced_ids (may be NULL) teacher-forces the first
+ * forced_count tokens: injected ids, or tokens drawn before a replay. */
+struct dip_ar_job {
+    uint64_t id;
+    struct dip_image_params params;
+    const int32_t *prompt_ids;
+    int prompt_count;
+    const int32_t *forced_ids;
+    int forced_count;
+};
+
+/* Takes a slot; the prompt is shared with a live slot that has the same one, else prefilled by the
+ * next steps. Errors: BUSY (no free slot), LIMIT, INVALID (an id outside the vocabulary). */
+DIP_MUST_USE enum dip_status dip_ar_engine_admit(struct dip_ar_engine *engine,
+                                                 const struct dip_ar_job *job);
+
+/* Frees the slot; no event follows. Unknown ids are ignored. */
+void dip_ar_engine_cancel(struct dip_ar_engine *engine, uint64_t id);
+int dip_ar_engine_live(const struct dip_ar_engine *engine);
+int dip_ar_engine_free_slots(const struct dip_ar_engine *engine);
+
+/* What a step did to one job. A job emits PREFILLED once, TOKENS after every step, then DONE or
+ * FAILED. */
+enum dip_ar_event_kind { DIP_AR_PREFILLED, DIP_AR_TOKENS, DIP_AR_DONE, DIP_AR_FAILED };
+struct dip_ar_event {
+    enum dip_ar_event_kind kind;
+    uint64_t id;
+    enum dip_status status; /* FAILED */
+    int tokens_done;
+    /* DONE: valid until the next admit, cancel or step. */
+    const int32_t
+        *image_ids;      /* [tokens_done]; fewer than asked when an end-of-sequence id was drawn */
+    const float *hidden; /* [tokens_done + 1, H] host memory */
+};
+
+/* One advance of all live slots: at most prefill_rows_max prompt rows, one token for every decoding
+ * slot. Writes up to one event per live slot. Errors: DEVICE (the engine is dead). */
+DIP_MUST_USE enum dip_status dip_ar_engine_step(struct dip_ar_engine *engine,
+                                                struct dip_ar_event *events, int event_count_max,
+                                                int *ret_event_count);
+
+/* ---- diffusion engine ---- */
+
+struct dip_diffusion_engine;
+
+struct dip_diffusion_engine_options {
+    int slot_count;
+    int batch_max; /* jobs of equal size advanced in one forward pass */
+    int context_rows_max;
+    int latent_height_max, latent_width_max;
+};
+
+DIP_MUST_USE enum dip_status
+dip_diffusion_engine_new(const struct dip_model *model, struct dip_device *device,
+                         const struct dip_diffusion_engine_options *options, struct dip_why *why,
+                         struct dip_diffusion_engine **ret_engine);
+void dip_diffusion_engine_free(struct dip_diffusion_engine *engine);
+
+enum dip_preview_kind { DIP_PREVIEW_NONE, DIP_PREVIEW_LINEAR, DIP_PREVIEW_DECODED };
+
+/* What a trace records, each called on the owner thread with host memory valid during the call.
+ * NULL = no trace. name: "condition" [M, C], "noise" [c, h, w], "velocity.K", "latent.K", "latent"
+ * [c, h, w]: design.md section 5. */
+typedef void (*dip_trace_fn)(void *context, uint64_t id, const char *name, const float *data,
+                             const int64_t *dims, int rank);
+
+struct dip_diffusion_job {
+    uint64_t id;
+    struct dip_image_params params;
+    const float *hidden; /* [hidden_rows, H] host, copied */
+    int hidden_rows;
+    const float *noise; /* [c, h, w] host, copied; NULL = drawn from the seed */
+    enum dip_preview_kind preview;
+    int preview_every; /* steps between previews; 0 = none */
+    dip_trace_fn trace;
+    void *trace_context;
+};
+
+/* Errors: BUSY, LIMIT (size or rows above what was reserved), INVALID. */
+DIP_MUST_USE enum dip_status dip_diffusion_engine_admit(struct dip_diffusion_engine *engine,
+                                                        const struct dip_diffusion_job *job);
+void dip_diffusion_engine_cancel(struct dip_diffusion_engine *engine, uint64_t id);
+int dip_diffusion_engine_live(const struct dip_diffusion_engine *engine);
+int dip_diffusion_engine_free_slots(const struct dip_diffusion_engine *engine);
+
+/* CONDITIONED once, STEP after each step (with rgb when a preview is due), DECODED last with the
+ * picture. */
+enum dip_diffusion_event_kind {
+    DIP_DIFFUSION_CONDITIONED,
+    DIP_DIFFUSION_STEP,
+    DIP_DIFFUSION_DECODED,
+    DIP_DIFFUSION_FAILED
+};
+struct dip_diffusion_event {
+    enum dip_diffusion_event_kind kind;
+    uint64_t id;
+    enum dip_status status;
+    int steps_done;
+    const unsigned char *
+        rgb; /* u8 [height, width, 3] host, valid until the next admit, cancel or step; else NULL */
+    int width, height;
+};
+
+/* One advance: condition new jobs, one sampler step for up to batch_max jobs (round robin), or one
+ * decode. Events: at most one per live slot. Errors: DEVICE. */
+DIP_MUST_USE enum dip_status dip_diffusion_engine_step(struct dip_diffusion_engine *engine,
+                                                       struct dip_diffusion_event *events,
+                                                       int event_count_max, int *ret_event_count);
+
+/* ---- pictures ---- */
+
+/* A PNG in memory: 8-bit RGB, fast filter and compression level. Text chunks are key/value pairs,
+ * written in order. The bytes depend on the arguments only. The caller frees *ret_data. Errors:
+ * NO_MEMORY, LIMIT, INVALID. */
+struct dip_png_text {
+    const char *key;   /* 1..79 Latin-1 characters */
+    const char *value; /* UTF-8 */
+};
+DIP_MUST_USE enum dip_status dip_png_encode(const unsigned char *rgb, int width, int height,
+                                            const struct dip_png_text *texts, int text_count,
+                                            unsigned char **ret_data, size_t *ret_bytes);
