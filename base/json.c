@@ -1,0 +1,326 @@
+/* base/json.c - jansson behind getters that speak in sentences.
+ *
+ * The text is scanned once before jansson sees it, without recursion: nesting and the number of
+ * values are compared with their ceilings before anything is allocated for them, and the literals
+ * Infinity, -Infinity and NaN, which Python writes into published scheduler files although JSON has
+ * no such thing, are read as null. */
+#include "base/json.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/limits.h"
+
+/* One value costs jansson about a hundred bytes. The published tokenizer has a million. */
+enum { VALUES_MAX = 4 << 20 };
+
+/* ---- from text to object ---- */
+
+struct scan {
+    size_t value_count; /* upper bound: commas, brackets and braces */
+    size_t literal_count;
+    int depth_max;
+    bool is_too_deep;
+};
+
+/* Bytes of the non-finite literal at `at`, 0 if there is none. */
+static size_t literal_length(const char *at, const char *end)
+{
+    static const char *const literals[] = {"-Infinity", "Infinity", "NaN"};
+    for (size_t i = 0; i < sizeof literals / sizeof literals[0]; i++) {
+        size_t length = strlen(literals[i]);
+        if ((size_t)(end - at) >= length && memcmp(at, literals[i], length) == 0)
+            return length;
+    }
+    return 0;
+}
+
+/* The byte after the string that begins at `at`, or `end`. */
+static const char *skip_string(const char *at, const char *end)
+{
+    for (at++; at < end && *at != '"'; at++)
+        if (*at == '\\' && at + 1 < end)
+            at++;
+    return at < end ? at + 1 : end;
+}
+
+static struct scan scan_text(const char *text, size_t bytes)
+{
+    struct scan scan = {0};
+    const char *end = text + bytes;
+    int depth = 0;
+    for (const char *at = text; at < end;) {
+        if (*at == '"') {
+            at = skip_string(at, end);
+            continue;
+        }
+        if (*at == '{' || *at == '[')
+            depth++;
+        if (*at == '}' || *at == ']')
+            depth--;
+        if (depth > DIP_JSON_DEPTH_MAX)
+            scan.is_too_deep = true;
+        scan.value_count += *at == ',' || *at == '{' || *at == '[';
+        size_t length = literal_length(at, end);
+        scan.literal_count += length > 0;
+        at += length > 0 ? length : 1;
+    }
+    return scan;
+}
+
+/* Copies text with each non-finite literal replaced by null; `to` has a spare byte per literal. */
+static size_t copy_finite(const char *text, size_t bytes, char *to)
+{
+    const char *end = text + bytes;
+    char *out = to;
+    for (const char *at = text; at < end;) {
+        const char *next = at + 1;
+        size_t length = literal_length(at, end);
+        if (*at == '"') {
+            next = skip_string(at, end);
+        } else if (length > 0) {
+            memcpy(out, "null", 4);
+            out += 4;
+            at += length;
+            continue;
+        }
+        memcpy(out, at, (size_t)(next - at));
+        out += next - at;
+        at = next;
+    }
+    return (size_t)(out - to);
+}
+
+static enum dip_status load(const char *text, size_t bytes, const char *name, struct dip_why *why,
+                            json_t **ret_object)
+{
+    json_error_t error;
+    json_t *object = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    if (!object && json_error_code(&error) == json_error_out_of_memory)
+        return dip_fail(why, DIP_NO_MEMORY, "%s: no memory to parse it", name);
+    if (!object)
+        return dip_fail(why, DIP_CORRUPT, "%s: line %d, column %d: %s", name, error.line,
+                        error.column, error.text);
+    if (!json_is_object(object)) {
+        json_decref(object);
+        return dip_fail(why, DIP_CORRUPT, "%s: expected a JSON object, found something else", name);
+    }
+    *ret_object = object;
+    return DIP_OK;
+}
+
+static void set_path(struct dip_json *json, const char *name)
+{
+    size_t length = strlen(name);
+    bool is_cut = length >= sizeof json->path;
+    /* The end of a path says more than its beginning. */
+    snprintf(json->path, sizeof json->path, "%s%s", is_cut ? "..." : "",
+             is_cut ? name + length - (sizeof json->path - 4) : name);
+}
+
+enum dip_status dip_json_parse(const char *text, size_t bytes, const char *name,
+                               struct dip_why *why, struct dip_json *ret_json)
+{
+    if (bytes > DIP_JSON_BYTES_MAX)
+        return dip_fail(why, DIP_LIMIT, "%s: is %zu bytes of JSON, expected at most %d", name,
+                        bytes, DIP_JSON_BYTES_MAX);
+    struct scan scan = scan_text(text, bytes);
+    if (scan.is_too_deep)
+        return dip_fail(why, DIP_CORRUPT, "%s: is nested deeper than %d levels", name,
+                        DIP_JSON_DEPTH_MAX);
+    if (scan.value_count > VALUES_MAX)
+        return dip_fail(why, DIP_LIMIT, "%s: has more than %d values", name, VALUES_MAX);
+    char *copy = NULL;
+    if (scan.literal_count > 0) {
+        copy = malloc(bytes + scan.literal_count);
+        if (!copy)
+            return dip_fail(why, DIP_NO_MEMORY, "%s: no memory to parse it", name);
+        bytes = copy_finite(text, bytes, copy);
+    }
+    struct dip_json json = {0};
+    set_path(&json, name);
+    enum dip_status status = load(copy ? copy : text, bytes, name, why, &json.object);
+    free(copy);
+    if (!status)
+        *ret_json = json;
+    return status;
+}
+
+enum dip_status dip_json_open(const char *path, struct dip_why *why, struct dip_json *ret_json)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    DIP_TRY(dip_file_read(path, DIP_JSON_BYTES_MAX, why, &text, &bytes));
+    enum dip_status status = dip_json_parse(text, bytes, path, why, ret_json);
+    free(text);
+    return status;
+}
+
+void dip_json_close(struct dip_json *json)
+{
+    json_decref(json->object); /* accepts NULL */
+    *json = (struct dip_json){0};
+}
+
+/* ---- getters ---- */
+
+enum { FOUND_BYTES = 80 };
+
+/* What was found, short enough for a sentence. */
+static const char *describe(const json_t *value, char text[FOUND_BYTES])
+{
+    switch (json_typeof(value)) {
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "an array";
+    case JSON_TRUE:
+        return "true";
+    case JSON_FALSE:
+        return "false";
+    case JSON_NULL:
+        return "null";
+    case JSON_STRING:
+        snprintf(text, FOUND_BYTES, "\"%.40s%s\"", json_string_value(value),
+                 json_string_length(value) > 40 ? "..." : "");
+        return text;
+    case JSON_INTEGER:
+        snprintf(text, FOUND_BYTES, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        return text;
+    default:
+        snprintf(text, FOUND_BYTES, "%.10g", json_real_value(value));
+        return text;
+    }
+}
+
+/* The value of a key, NULL when it is absent or null. */
+static json_t *member(const struct dip_json *json, const char *key)
+{
+    json_t *value = json_object_get(json->object, key);
+    return json_is_null(value) ? NULL : value;
+}
+
+bool dip_json_has(const struct dip_json *json, const char *key)
+{
+    return member(json, key) != NULL;
+}
+
+static enum dip_status fail_type(const struct dip_json *json, const char *key, const json_t *found,
+                                 const char *expected, struct dip_why *why)
+{
+    char text[FOUND_BYTES];
+    return dip_fail(why, DIP_INVALID, "%s: %s is %s, expected %s", json->path, key,
+                    describe(found, text), expected);
+}
+
+/* Published files write some integers as 1000000.0; a whole real is an integer here. */
+static bool integer_of(const json_t *value, int64_t *ret_integer)
+{
+    if (json_is_integer(value)) {
+        *ret_integer = json_integer_value(value);
+        return true;
+    }
+    double real = json_real_value(value); /* 0 for other types */
+    if (!json_is_real(value) || real != floor(real) || fabs(real) > 0x1p53)
+        return false;
+    *ret_integer = (int64_t)real;
+    return true;
+}
+
+static enum dip_status check_int(const struct dip_json *json, const char *key, const json_t *found,
+                                 int64_t min, int64_t max, struct dip_why *why, int64_t *ret_value)
+{
+    int64_t value = 0;
+    if (!integer_of(found, &value) || value < min || value > max) {
+        char text[FOUND_BYTES];
+        return dip_fail(why, DIP_INVALID, "%s: %s is %s, expected an integer from %lld to %lld",
+                        json->path, key, describe(found, text), (long long)min, (long long)max);
+    }
+    *ret_value = value;
+    return DIP_OK;
+}
+
+enum dip_status dip_json_int(const struct dip_json *json, const char *key, int64_t min, int64_t max,
+                             struct dip_why *why, int64_t *value)
+{
+    const json_t *found = member(json, key);
+    return found ? check_int(json, key, found, min, max, why, value) : DIP_OK;
+}
+
+enum dip_status dip_json_double(const struct dip_json *json, const char *key, double min,
+                                double max, struct dip_why *why, double *value)
+{
+    const json_t *found = member(json, key);
+    if (!found)
+        return DIP_OK;
+    double number = json_number_value(found);
+    if (!json_is_number(found) || !(number >= min && number <= max)) {
+        char text[FOUND_BYTES];
+        return dip_fail(why, DIP_INVALID, "%s: %s is %s, expected a number from %g to %g",
+                        json->path, key, describe(found, text), min, max);
+    }
+    *value = number;
+    return DIP_OK;
+}
+
+enum dip_status dip_json_bool(const struct dip_json *json, const char *key, struct dip_why *why,
+                              bool *value)
+{
+    const json_t *found = member(json, key);
+    if (!found)
+        return DIP_OK;
+    if (!json_is_boolean(found))
+        return fail_type(json, key, found, "true or false", why);
+    *value = json_is_true(found);
+    return DIP_OK;
+}
+
+enum dip_status dip_json_string(const struct dip_json *json, const char *key, struct dip_why *why,
+                                const char **value)
+{
+    const json_t *found = member(json, key);
+    if (!found)
+        return DIP_OK;
+    if (!json_is_string(found))
+        return fail_type(json, key, found, "a string", why);
+    *value = json_string_value(found);
+    return DIP_OK;
+}
+
+/* An array of at most count_max elements; *ret_array is NULL when the key is absent. */
+static enum dip_status array_of(const struct dip_json *json, const char *key, int count_max,
+                                struct dip_why *why, const json_t **ret_array)
+{
+    const json_t *found = member(json, key);
+    *ret_array = found;
+    if (!found)
+        return DIP_OK;
+    if (!json_is_array(found))
+        return fail_type(json, key, found, "an array", why);
+    if (json_array_size(found) > (size_t)count_max)
+        return dip_fail(why, DIP_LIMIT, "%s: %s has %zu elements, expected at most %d", json->path,
+                        key, json_array_size(found), count_max);
+    return DIP_OK;
+}
+
+enum dip_status dip_json_ints(const struct dip_json *json, const char *key, int64_t min,
+                              int64_t max, int count_max, struct dip_why *why, int64_t *values,
+                              int *count)
+{
+    const json_t *array = NULL;
+    DIP_TRY(array_of(json, key, count_max, why, &array));
+    if (!array)
+        return DIP_OK;
+    int length = (int)json_array_size(array);
+    for (int i = 0; i < length; i++) {
+        char name[FOUND_BYTES];
+        snprintf(name, sizeof name, "%.60s[%d]", key, i);
+        DIP_TRY(check_int(json, name, json_array_get(array, (size_t)i), min, max, why, &values[i]));
+    }
+    *count = length;
+    return DIP_OK;
+}
