@@ -1,0 +1,32 @@
+# tools/setup/packages.sh - what Debian or Ubuntu packages the project needs, and how to install the missing ones.
+#
+# Sourced by quickstart and check. Nothing is installed when everything is there.
+
+packages_build="build-essential cmake ninja-build pkg-config libjansson-dev libssl-dev libpcre2-dev libutf8proc-dev libpng-dev"
+packages_test="libcmocka-dev clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev cppcheck universal-ctags file"
+
+# packages_install NAME...: installs those that are missing, saying which; needs root or sudo only then.
+packages_install() {
+  local missing=() name
+  for name in "$@"; do
+    dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q 'install ok installed' || missing+=("$name")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  command -v apt-get >/dev/null || {
+    echo "error: these packages are missing and this is no Debian or Ubuntu: ${missing[*]}" >&2
+    echo "  fix: install their equivalents, then run this again" >&2
+    return 1
+  }
+  local as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || {
+      echo "error: installing ${missing[*]} needs root, and sudo is not here" >&2
+      echo "  fix: run 'apt-get install ${missing[*]}' as root, then this again" >&2
+      return 1
+    }
+    as_root=(sudo)
+  fi
+  echo "Installing: ${missing[*]}"
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q >/dev/null
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+}
