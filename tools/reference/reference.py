@@ -14,8 +14,10 @@ import json
 import os
 from contextlib import contextmanager
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from accelerate import init_empty_weights
 from diffusers import (AutoencoderDC, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler,
                        SanaTransformer2DModel)
@@ -24,6 +26,10 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from modules import Connector, ImageTokenizer
+
+# Both libraries warn about keys that the published files carry and the classes ignore on purpose.
+diffusers.utils.logging.set_verbosity_error()
+transformers.utils.logging.set_verbosity_error()
 
 PROMPT = ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
           "Please generate image based on the following caption: {}<|im_end|>\n<|im_start|>assistant\n"
@@ -109,6 +115,13 @@ class Reference:
         self.scaling = self.vae.config.scaling_factor
         self.latent_shape = (self.sana.config.in_channels, *self.engine["latent_size"])
         self.image_tokens = self.engine["image_grid"][0] * self.engine["image_grid"][1]
+
+    def set_size(self, width, height):
+        """Another picture size, in pixels."""
+        factor = self.vae.spatial_compression_ratio
+        if width % factor or height % factor:
+            raise SystemExit(f"size must be a multiple of {factor}")
+        self.latent_shape = (self.latent_shape[0], height // factor, width // factor)
 
     # Loading.
 
