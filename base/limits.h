@@ -11,6 +11,8 @@ enum {
     DIP_SHARDS_MAX = 1024,
     DIP_TENSOR_RANK_MAX = 4,
     DIP_VOCAB_MAX = 1 << 20,
+    DIP_TOKEN_BYTES_MAX = 1024,     /* one vocabulary entry, one added token */
+    DIP_TEXT_BYTES_MAX = 256 << 10, /* one tokenizer call; a prompt is far shorter */
     DIP_PROMPT_BYTES_MAX = 16 << 10,
     DIP_PROMPT_TOKENS_MAX = 2048,
     DIP_LAYERS_MAX = 512,
