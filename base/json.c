@@ -15,9 +15,6 @@
 #include "base/file.h"
 #include "base/limits.h"
 
-/* One value costs jansson about a hundred bytes. The published tokenizer has a million. */
-enum { VALUES_MAX = 4 << 20 };
-
 /* ---- from text to object ---- */
 
 struct scan {
@@ -132,8 +129,8 @@ enum dip_status dip_json_parse(const char *text, size_t bytes, const char *name,
     if (scan.is_too_deep)
         return dip_fail(why, DIP_CORRUPT, "%s: is nested deeper than %d levels", name,
                         DIP_JSON_DEPTH_MAX);
-    if (scan.value_count > VALUES_MAX)
-        return dip_fail(why, DIP_LIMIT, "%s: has more than %d values", name, VALUES_MAX);
+    if (scan.value_count > DIP_JSON_VALUES_MAX)
+        return dip_fail(why, DIP_LIMIT, "%s: has more than %d values", name, DIP_JSON_VALUES_MAX);
     char *copy = NULL;
     if (scan.literal_count > 0) {
         copy = malloc(bytes + scan.literal_count);
@@ -244,6 +241,20 @@ static enum dip_status check_int(const struct dip_json *json, const char *key, c
     return DIP_OK;
 }
 
+static enum dip_status check_double(const struct dip_json *json, const char *key,
+                                    const json_t *found, double min, double max,
+                                    struct dip_why *why, double *ret_value)
+{
+    double number = json_number_value(found);
+    if (!json_is_number(found) || !(number >= min && number <= max)) {
+        char text[FOUND_BYTES];
+        return dip_fail(why, DIP_INVALID, "%s: %s is %s, expected a number from %g to %g",
+                        json->path, key, describe(found, text), min, max);
+    }
+    *ret_value = number;
+    return DIP_OK;
+}
+
 enum dip_status dip_json_int(const struct dip_json *json, const char *key, int64_t min, int64_t max,
                              struct dip_why *why, int64_t *value)
 {
@@ -257,14 +268,7 @@ enum dip_status dip_json_double(const struct dip_json *json, const char *key, do
     const json_t *found = member(json, key);
     if (!found)
         return DIP_OK;
-    double number = json_number_value(found);
-    if (!json_is_number(found) || !(number >= min && number <= max)) {
-        char text[FOUND_BYTES];
-        return dip_fail(why, DIP_INVALID, "%s: %s is %s, expected a number from %g to %g",
-                        json->path, key, describe(found, text), min, max);
-    }
-    *value = number;
-    return DIP_OK;
+    return check_double(json, key, found, min, max, why, value);
 }
 
 enum dip_status dip_json_bool(const struct dip_json *json, const char *key, struct dip_why *why,
@@ -291,19 +295,37 @@ enum dip_status dip_json_string(const struct dip_json *json, const char *key, st
     return DIP_OK;
 }
 
-/* An array of at most count_max elements; *ret_array is NULL when the key is absent. */
-static enum dip_status array_of(const struct dip_json *json, const char *key, int count_max,
-                                struct dip_why *why, const json_t **ret_array)
+/* ---- arrays ---- */
+
+enum { ELEMENT_NAME_BYTES = 96 };
+
+static const char *element_name(char text[ELEMENT_NAME_BYTES], const char *key, size_t index)
 {
-    const json_t *found = member(json, key);
-    *ret_array = found;
-    if (!found)
+    snprintf(text, ELEMENT_NAME_BYTES, "%.60s[%zu]", key, index);
+    return text;
+}
+
+static enum dip_status check_length(const struct dip_json *json, const char *key,
+                                    const json_t *array, int count_max, struct dip_why *why)
+{
+    if (json_array_size(array) <= (size_t)count_max)
         return DIP_OK;
-    if (!json_is_array(found))
-        return fail_type(json, key, found, "an array", why);
-    if (json_array_size(found) > (size_t)count_max)
-        return dip_fail(why, DIP_LIMIT, "%s: %s has %zu elements, expected at most %d", json->path,
-                        key, json_array_size(found), count_max);
+    return dip_fail(why, DIP_LIMIT, "%s: %s has %zu elements, expected at most %d", json->path, key,
+                    json_array_size(array), count_max);
+}
+
+static enum dip_status check_ints(const struct dip_json *json, const char *key, const json_t *array,
+                                  int64_t min, int64_t max, int count_max, struct dip_why *why,
+                                  int64_t *values, int *count)
+{
+    DIP_TRY(check_length(json, key, array, count_max, why));
+    size_t length = json_array_size(array);
+    for (size_t i = 0; i < length; i++) {
+        char name[ELEMENT_NAME_BYTES];
+        DIP_TRY(check_int(json, element_name(name, key, i), json_array_get(array, i), min, max, why,
+                          &values[i]));
+    }
+    *count = (int)length;
     return DIP_OK;
 }
 
@@ -311,16 +333,117 @@ enum dip_status dip_json_ints(const struct dip_json *json, const char *key, int6
                               int64_t max, int count_max, struct dip_why *why, int64_t *values,
                               int *count)
 {
-    const json_t *array = NULL;
-    DIP_TRY(array_of(json, key, count_max, why, &array));
-    if (!array)
+    const json_t *found = member(json, key);
+    if (!found)
         return DIP_OK;
-    int length = (int)json_array_size(array);
-    for (int i = 0; i < length; i++) {
-        char name[FOUND_BYTES];
-        snprintf(name, sizeof name, "%.60s[%d]", key, i);
-        DIP_TRY(check_int(json, name, json_array_get(array, (size_t)i), min, max, why, &values[i]));
-    }
-    *count = length;
+    if (json_is_array(found))
+        return check_ints(json, key, found, min, max, count_max, why, values, count);
+    DIP_TRY(check_int(json, key, found, min, max, why, &values[0]));
+    *count = 1;
     return DIP_OK;
+}
+
+enum dip_status dip_json_strings(const struct dip_json *json, const char *key, int count_max,
+                                 struct dip_why *why, const char **values, int *count)
+{
+    const json_t *found = member(json, key);
+    if (!found)
+        return DIP_OK;
+    if (json_is_string(found)) {
+        values[0] = json_string_value(found);
+        *count = 1;
+        return DIP_OK;
+    }
+    if (!json_is_array(found))
+        return fail_type(json, key, found, "an array of strings", why);
+    DIP_TRY(check_length(json, key, found, count_max, why));
+    size_t length = json_array_size(found);
+    for (size_t i = 0; i < length; i++) {
+        const json_t *element = json_array_get(found, i);
+        char name[ELEMENT_NAME_BYTES];
+        if (!json_is_string(element))
+            return fail_type(json, element_name(name, key, i), element, "a string", why);
+        values[i] = json_string_value(element);
+    }
+    *count = (int)length;
+    return DIP_OK;
+}
+
+enum dip_status dip_json_rows(const struct dip_json *json, const char *key, int row_count_max,
+                              struct dip_why *why, int *count)
+{
+    const json_t *found = member(json, key);
+    if (!found)
+        return DIP_OK;
+    if (!json_is_array(found))
+        return fail_type(json, key, found, "an array of arrays", why);
+    DIP_TRY(check_length(json, key, found, row_count_max, why));
+    *count = (int)json_array_size(found);
+    return DIP_OK;
+}
+
+/* The inner array; `name` becomes "key[row]". */
+static enum dip_status row_of(const struct dip_json *json, const char *key, int row,
+                              struct dip_why *why, char name[ELEMENT_NAME_BYTES],
+                              const json_t **ret_array)
+{
+    const json_t *found = json_array_get(member(json, key), (size_t)row);
+    element_name(name, key, (size_t)row);
+    if (!found)
+        return dip_fail(why, DIP_INVALID, "%s: %s is missing", json->path, name);
+    if (!json_is_array(found))
+        return fail_type(json, name, found, "an array", why);
+    *ret_array = found;
+    return DIP_OK;
+}
+
+enum dip_status dip_json_row_ints(const struct dip_json *json, const char *key, int row,
+                                  int64_t min, int64_t max, int count_max, struct dip_why *why,
+                                  int64_t *values, int *count)
+{
+    char name[ELEMENT_NAME_BYTES];
+    const json_t *array = NULL;
+    DIP_TRY(row_of(json, key, row, why, name, &array));
+    return check_ints(json, name, array, min, max, count_max, why, values, count);
+}
+
+enum dip_status dip_json_row_doubles(const struct dip_json *json, const char *key, int row,
+                                     double min, double max, int count_max, struct dip_why *why,
+                                     double *values, int *count)
+{
+    char name[ELEMENT_NAME_BYTES];
+    const json_t *array = NULL;
+    DIP_TRY(row_of(json, key, row, why, name, &array));
+    DIP_TRY(check_length(json, name, array, count_max, why));
+    size_t length = json_array_size(array);
+    for (size_t i = 0; i < length; i++) {
+        char element[ELEMENT_NAME_BYTES];
+        DIP_TRY(check_double(json, element_name(element, name, i), json_array_get(array, i), min,
+                             max, why, &values[i]));
+    }
+    *count = (int)length;
+    return DIP_OK;
+}
+
+/* ---- objects ---- */
+
+enum dip_status dip_json_object(const struct dip_json *json, const char *key, struct dip_why *why,
+                                struct dip_json *child)
+{
+    json_t *found = member(json, key);
+    if (!found)
+        return DIP_OK;
+    if (!json_is_object(found))
+        return fail_type(json, key, found, "an object", why);
+    struct dip_json view = {.object = found};
+    snprintf(view.path, sizeof view.path, "%.150s: %.100s", json->path, key);
+    *child = view;
+    return DIP_OK;
+}
+
+const char *dip_json_next(const struct dip_json *json, void **cursor)
+{
+    *cursor =
+        *cursor ? json_object_iter_next(json->object, *cursor) : json_object_iter(json->object);
+    return *cursor ? json_object_iter_key(*cursor) : NULL;
 }

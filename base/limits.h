@@ -5,6 +5,8 @@
 enum {
     DIP_PATH_BYTES_MAX = 4096,
     DIP_JSON_BYTES_MAX = 64 << 20, /* tokenizer.json of the published model is 12-20 MB */
+    DIP_JSON_VALUES_MAX =
+        2 << 20, /* a parsed value costs about 100 bytes; the tokenizer has 1.1 M */
     DIP_JSON_DEPTH_MAX = 64,
     DIP_SAFETENSORS_HEADER_BYTES_MAX = 64 << 20,
     DIP_TENSORS_MAX = 1 << 16,
