@@ -1,6 +1,8 @@
 """capture.py - golden tensors of one model directory, stage by stage, in float32.
 
-    python capture.py --model DIR --out golden.safetensors
+    python capture.py --model DIR --out golden.safetensors [--notes golden.md]
+
+--notes also captures in float64 and writes how far the two are apart, beside the tolerances.
 
 Floats are f32, ids and codes i32, images u8. N image tokens, V vocabulary, D width of the AR panel,
 C context width, d width of the diffusion panel, c x h x w latent, n latent patches (raster order),
@@ -54,6 +56,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import notes
 from reference import Reference, to_rgb
 
 GREEDY_PROMPT = "a red circle"
@@ -221,7 +224,7 @@ def capture_vision(model, golden):
     resized = np.asarray(Image.fromarray(image.numpy()).resize((side, side), Image.BICUBIC))
     pixels = (torch.from_numpy(resized.astype(np.float32)).permute(2, 0, 1) * (1 / 255) - 0.5) / 0.5
     golden["vision/image"] = image
-    for name, value in tower.stages(pixels[None]).items():
+    for name, value in tower.stages(pixels[None].to(model.dtype)).items():
         golden[f"vision/{name}"] = value
 
 
@@ -257,14 +260,27 @@ def capture(model):
     return {name: tensor.detach().contiguous().clone() for name, tensor in golden.items()}
 
 
+def exact_stages(double, golden, exact):
+    """The float64 capture, its single stages redone on the float32 inputs that their limits suppose."""
+    for name in ("greedy", "forced"):
+        exact[f"{name}/condition"] = double.conditions(golden[f"{name}/hidden"])[0]
+    rows = golden["edit/latent"].permute(1, 2, 0).flatten(0, 1).to(double.dtype)
+    exact["edit/rows"] = double.load_edit_connector()(rows)
+    return exact
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--out", required=True, help="safetensors file to write")
+    parser.add_argument("--notes", help="Markdown file to write about it")
     args = parser.parse_args()
     torch.set_num_threads(1)
     golden = capture(Reference(args.model))
     save_file(golden, args.out)
+    if args.notes:
+        double = Reference(args.model, torch.float64)
+        notes.write(args.notes, golden, exact_stages(double, golden, capture(double)))
     print(f"{args.out}: {len(golden)} tensors, {sum(t.nbytes for t in golden.values())} bytes")
 
 

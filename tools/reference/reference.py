@@ -236,7 +236,7 @@ class Reference:
     def velocities(self, latent, conditions, timestep):
         """Velocity of one latent [C, h, w] with the unconditional and the conditional context."""
         context = torch.stack([conditions[1], conditions[0]])
-        both = torch.stack([latent, latent])
+        both = torch.stack([latent, latent]).to(self.device, self.dtype)
         time = timestep.to(self.device).expand(2)
         return self.sana(both, encoder_hidden_states=context, timestep=time).sample
 

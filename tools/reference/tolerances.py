@@ -2,7 +2,8 @@
 
 The first matching rule decides. A limit is a relative L2 distance, except for pictures (levels) and
 for `exact`. The numbers belong to a float32 engine against the float32 reference on the same stored
-weights; each is at least ten times the float32-against-float64 distance of the reference itself.
+weights. Limits of a single stage (connector 1e-6) suppose that the stage was fed the reference's own
+input; behind an engine's own hidden states the connector inherits their limit.
 """
 
 import re
