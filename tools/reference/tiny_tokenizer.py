@@ -112,6 +112,11 @@ def build(image_tokens):
     """The whole tokenizer, image tokens included."""
     tokenizer = pipeline(base_model())
     tokenizer.add_tokens([AddedToken(text, special=special, normalized=False) for text, special in BASE_ADDED])
+    return grow(tokenizer, image_tokens)
+
+
+def grow(tokenizer, image_tokens):
+    """Add the image tags, scale tokens and image tokens as the published training script does."""
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)
                                   for text in ("<im_start>", "<im_end>")])
     scales = [f"<S{i}>" for i in range(3)]
@@ -125,6 +130,9 @@ def write(path, image_tokens, merges_as_pairs):
     data = json.loads(build(image_tokens).to_str())
     pairs = [m.split(" ") if isinstance(m, str) else m for m in data["model"]["merges"]]
     data["model"]["merges"] = pairs if merges_as_pairs else [" ".join(pair) for pair in pairs]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    data["pre_tokenizer"]["pretokenizers"][1] = byte_level  # word for word what the published file says
+    data["post_processor"] = data["decoder"] = byte_level
     with open(path, "w", encoding="utf-8") as file:
         json.dump(data, file, ensure_ascii=False, indent=1)
         file.write("\n")
