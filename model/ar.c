@@ -1,0 +1,352 @@
+/* model/ar.c - Qwen3 as a list of layers: bind the tensors, run a batch of rows through them.
+ *
+ * The two products that a tensor-parallel group splits along their reduced dimension (attention
+ * output, MLP down) are summed in a canonical number of chunks, see dip_linear_args.chunk_count:
+ * one process and any group give the same bits. */
+#include "model/ar.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/assert.h"
+#include "model/scratch.h"
+
+struct layer {
+    struct dip_tensor norm; /* [H] */
+    struct dip_tensor q, k, v, o;
+    struct dip_tensor q_norm, k_norm; /* [head_dim] */
+    struct dip_tensor mlp_norm;       /* [H] */
+    struct dip_tensor gate, up, down;
+};
+
+struct dip_ar {
+    struct dip_ar_config config;
+    struct dip_tensor embedding; /* [V, H] */
+    struct dip_tensor head;      /* [V, H] */
+    struct dip_tensor norm;      /* [H] */
+    struct layer *layers;
+    float *inv_freq; /* [head_dim / 2] */
+};
+
+/* Working tensors of one call; attention's and the MLP's share memory. */
+struct ar_scratch {
+    struct dip_tensor x;         /* [R, H] residual stream */
+    struct dip_tensor h;         /* [R, H] normalised */
+    struct dip_tensor q, k, v;   /* [R, heads * head_dim] */
+    struct dip_tensor attention; /* as q */
+    struct dip_tensor gate, up;  /* [R, F] */
+};
+
+/* ---- loading ---- */
+
+static enum dip_status bind_layer(struct dip_weights *w, const struct dip_ar_config *c, int i,
+                                  struct dip_why *why, struct layer *l)
+{
+    int64_t hidden = c->hidden;
+    int64_t q_width = (int64_t)c->heads * c->head_dim;
+    int64_t kv_width = (int64_t)c->kv_heads * c->head_dim;
+
+    DIP_TRY(
+        dip_weights_bind_1d(w, why, &l->norm, hidden, "model.layers.%d.input_layernorm.weight", i));
+    DIP_TRY(dip_weights_bind_2d(w, why, &l->q, q_width, hidden,
+                                "model.layers.%d.self_attn.q_proj.weight", i));
+    DIP_TRY(dip_weights_bind_2d(w, why, &l->k, kv_width, hidden,
+                                "model.layers.%d.self_attn.k_proj.weight", i));
+    DIP_TRY(dip_weights_bind_2d(w, why, &l->v, kv_width, hidden,
+                                "model.layers.%d.self_attn.v_proj.weight", i));
+    DIP_TRY(dip_weights_bind_1d(w, why, &l->q_norm, c->head_dim,
+                                "model.layers.%d.self_attn.q_norm.weight", i));
+    DIP_TRY(dip_weights_bind_1d(w, why, &l->k_norm, c->head_dim,
+                                "model.layers.%d.self_attn.k_norm.weight", i));
+    DIP_TRY(dip_weights_bind_2d(w, why, &l->o, hidden, q_width,
+                                "model.layers.%d.self_attn.o_proj.weight", i));
+    DIP_TRY(dip_weights_bind_1d(w, why, &l->mlp_norm, hidden,
+                                "model.layers.%d.post_attention_layernorm.weight", i));
+    DIP_TRY(dip_weights_bind_2d(w, why, &l->gate, c->intermediate, hidden,
+                                "model.layers.%d.mlp.gate_proj.weight", i));
+    DIP_TRY(dip_weights_bind_2d(w, why, &l->up, c->intermediate, hidden,
+                                "model.layers.%d.mlp.up_proj.weight", i));
+    return dip_weights_bind_2d(w, why, &l->down, hidden, c->intermediate,
+                               "model.layers.%d.mlp.down_proj.weight", i);
+}
+
+static enum dip_status bind_all(struct dip_ar *ar, struct dip_weights *w, struct dip_why *why)
+{
+    const struct dip_ar_config *c = &ar->config;
+    DIP_TRY(dip_weights_bind_2d(w, why, &ar->embedding, c->vocab, c->hidden,
+                                "model.embed_tokens.weight"));
+    for (int i = 0; i < c->layers; i++)
+        DIP_TRY(bind_layer(w, c, i, why, &ar->layers[i]));
+    DIP_TRY(dip_weights_bind_1d(w, why, &ar->norm, c->hidden, "model.norm.weight"));
+    if (c->is_tied) {
+        ar->head = ar->embedding; /* also when a stored copy differs: the reference re-ties */
+        return DIP_OK;
+    }
+    return dip_weights_bind_2d(w, why, &ar->head, c->vocab, c->hidden, "lm_head.weight");
+}
+
+/* theta^(-2j/d) with the reference's roundings: exponent and power each rounded to f32, then the
+ * reciprocal. */
+static void fill_inv_freq(const struct dip_ar_config *c, float *inv_freq)
+{
+    for (int j = 0; j < c->head_dim / 2; j++) {
+        float exponent = (float)(2 * j) / (float)c->head_dim;
+        inv_freq[j] = 1.0f / (float)pow(c->rope_theta, exponent);
+    }
+}
+
+enum dip_status dip_ar_new(const struct dip_ar_config *config, struct dip_weights *weights,
+                           struct dip_why *why, struct dip_ar **ret_ar)
+{
+    dip_assert(config->heads % config->kv_heads == 0);
+    dip_assert(config->head_dim % 2 == 0);
+    enum dip_status status = DIP_NO_MEMORY;
+    struct dip_ar *ar = calloc(1, sizeof *ar);
+    if (!ar)
+        goto out;
+    ar->config = *config;
+    ar->layers = calloc((size_t)config->layers, sizeof *ar->layers);
+    ar->inv_freq = calloc((size_t)config->head_dim / 2, sizeof *ar->inv_freq);
+    if (!ar->layers || !ar->inv_freq)
+        goto out;
+    fill_inv_freq(config, ar->inv_freq);
+    status = bind_all(ar, weights, why);
+    if (status)
+        goto out;
+    *ret_ar = ar;
+    ar = NULL;
+out:
+    dip_ar_free(ar);
+    return status;
+}
+
+void dip_ar_free(struct dip_ar *ar)
+{
+    if (!ar)
+        return;
+    free(ar->layers);
+    free(ar->inv_freq);
+    free(ar);
+}
+
+const struct dip_ar_config *dip_ar_config(const struct dip_ar *ar)
+{
+    return &ar->config;
+}
+
+/* ---- cache ---- */
+
+/* Where the keys (half 0) or values (half 1) of a layer start. */
+static struct dip_tensor cache_half(const struct dip_ar_cache *cache, int64_t kv_width, int layer,
+                                    int half)
+{
+    int64_t elements = (int64_t)cache->slot_count * cache->capacity * kv_width;
+    float *data = (float *)cache->mem.base + ((int64_t)layer * 2 + half) * elements;
+    return (struct dip_tensor){.data = data,
+                               .dtype = DIP_F32,
+                               .rank = 3,
+                               .dims = {cache->slot_count, cache->capacity, kv_width, 1},
+                               .row_stride = kv_width};
+}
+
+enum dip_status dip_ar_cache_init(const struct dip_ar *ar, struct dip_device *device,
+                                  int slot_count, int capacity, struct dip_ar_cache *ret_cache)
+{
+    const struct dip_ar_config *c = &ar->config;
+    int64_t kv_width = (int64_t)c->kv_heads * c->head_dim;
+    struct dip_ar_cache cache = {.slot_count = slot_count, .capacity = capacity};
+
+    cache.layers = calloc((size_t)c->layers, sizeof *cache.layers);
+    if (!cache.layers)
+        return DIP_NO_MEMORY;
+    size_t bytes = (size_t)c->layers * 2 * (size_t)slot_count * (size_t)capacity *
+                   (size_t)kv_width * sizeof(float);
+    enum dip_status status = dip_reserve(device, bytes, &cache.mem);
+    if (status) {
+        free(cache.layers);
+        return status;
+    }
+    for (int i = 0; i < c->layers; i++) {
+        cache.layers[i].k = cache_half(&cache, kv_width, i, 0);
+        cache.layers[i].v = cache_half(&cache, kv_width, i, 1);
+    }
+    *ret_cache = cache;
+    return DIP_OK;
+}
+
+void dip_ar_cache_deinit(const struct dip_ar *ar, struct dip_device *device,
+                         struct dip_ar_cache *cache)
+{
+    (void)ar;
+    if (!cache->layers)
+        return;
+    dip_release(device, &cache->mem);
+    free(cache->layers);
+    *cache = (struct dip_ar_cache){0};
+}
+
+/* Positions 0..count-1 of one slot. */
+static struct dip_tensor cache_rows(struct dip_tensor half, int slot, int count)
+{
+    int64_t width = half.dims[2];
+    float *data = (float *)half.data + (int64_t)slot * half.dims[1] * width;
+    return dip_rows(data, half.dtype, count, width);
+}
+
+enum dip_status dip_ar_cache_share(const struct dip_ar *ar, struct dip_stream *s,
+                                   struct dip_ar_cache *cache, int from_slot, int to_slot,
+                                   int count)
+{
+    dip_assert(count <= cache->capacity);
+    dip_assert(from_slot != to_slot);
+    for (int i = 0; i < ar->config.layers && count > 0; i++) {
+        const struct dip_kv *kv = &cache->layers[i];
+        DIP_TRY(
+            dip_copy(s, cache_rows(kv->k, to_slot, count), cache_rows(kv->k, from_slot, count)));
+        DIP_TRY(
+            dip_copy(s, cache_rows(kv->v, to_slot, count), cache_rows(kv->v, from_slot, count)));
+    }
+    return DIP_OK;
+}
+
+/* ---- forward ---- */
+
+static struct ar_scratch carve(const struct dip_ar *ar, int64_t rows, struct dip_arena *scratch)
+{
+    const struct dip_ar_config *c = &ar->config;
+    int64_t q_width = (int64_t)c->heads * c->head_dim;
+    int64_t kv_width = (int64_t)c->kv_heads * c->head_dim;
+    struct ar_scratch t;
+
+    t.x = dip__scratch_rows(scratch, rows, c->hidden);
+    t.h = dip__scratch_rows(scratch, rows, c->hidden);
+    size_t mark = dip_arena_mark(scratch);
+    t.q = dip__scratch_rows(scratch, rows, q_width);
+    t.k = dip__scratch_rows(scratch, rows, kv_width);
+    t.v = dip__scratch_rows(scratch, rows, kv_width);
+    t.attention = dip__scratch_rows(scratch, rows, q_width);
+    dip_arena_reset(scratch, mark);
+    t.gate = dip__scratch_rows(scratch, rows, c->intermediate);
+    t.up = dip__scratch_rows(scratch, rows, c->intermediate);
+    return t;
+}
+
+size_t dip_ar_scratch_bytes(const struct dip_ar *ar, int row_count)
+{
+    struct dip_arena meter = dip__scratch_meter();
+    carve(ar, row_count, &meter);
+    return meter.peak_bytes;
+}
+
+/* Chunks of a row-parallel product over K inputs: one per key/value head, the finest split of
+ * attention over processes, else up to 8; a power of two that divides K. */
+static int ar_chunks(const struct dip_ar_config *c, int64_t K)
+{
+    bool is_power_of_two = (c->kv_heads & (c->kv_heads - 1)) == 0;
+    int chunks = is_power_of_two ? c->kv_heads : 8;
+    while (K % chunks)
+        chunks /= 2;
+    return chunks;
+}
+
+static enum dip_status linear(struct dip_stream *s, struct dip_tensor out, struct dip_tensor in,
+                              struct dip_tensor weight)
+{
+    return dip_linear(s, &(struct dip_linear_args){.out = out, .in = in, .weight = weight});
+}
+
+/* residual += in weight^T, summed the canonical way. */
+static enum dip_status linear_reduced(const struct dip_ar *ar, struct dip_stream *s,
+                                      struct dip_tensor residual, struct dip_tensor in,
+                                      struct dip_tensor weight)
+{
+    return dip_linear(
+        s, &(struct dip_linear_args){.out = residual,
+                                     .in = in,
+                                     .weight = weight,
+                                     .chunk_count = ar_chunks(&ar->config, dip_tensor_columns(in)),
+                                     .is_added = true});
+}
+
+static enum dip_status norm(const struct dip_ar *ar, struct dip_stream *s, struct dip_tensor out,
+                            struct dip_tensor in, struct dip_tensor weight)
+{
+    return dip_norm_rms(s, &(struct dip_norm_rms_args){
+                               .out = out, .in = in, .weight = weight, .eps = ar->config.norm_eps});
+}
+
+static enum dip_status rope(const struct dip_ar *ar, struct dip_stream *s, struct dip_tensor x,
+                            struct dip_tensor weight, const struct dip_row *rows)
+{
+    return dip_rope(s, &(struct dip_rope_args){.x = x,
+                                               .weight = weight,
+                                               .rows = rows,
+                                               .inv_freq = ar->inv_freq,
+                                               .head_dim = ar->config.head_dim,
+                                               .eps = ar->config.norm_eps});
+}
+
+static enum dip_status attend(const struct dip_ar *ar, struct dip_stream *s, const struct layer *l,
+                              struct dip_kv kv, const struct dip_row *rows,
+                              const struct ar_scratch *t)
+{
+    const struct dip_ar_config *c = &ar->config;
+    DIP_TRY(norm(ar, s, t->h, t->x, l->norm));
+    DIP_TRY(linear(s, t->q, t->h, l->q));
+    DIP_TRY(linear(s, t->k, t->h, l->k));
+    DIP_TRY(linear(s, t->v, t->h, l->v));
+    DIP_TRY(rope(ar, s, t->q, l->q_norm, rows));
+    DIP_TRY(rope(ar, s, t->k, l->k_norm, rows));
+    DIP_TRY(dip_kv_append(
+        s, &(struct dip_kv_append_args){.kv = kv, .k = t->k, .v = t->v, .rows = rows}));
+    DIP_TRY(dip_attend(s, &(struct dip_attend_args){.out = t->attention,
+                                                    .q = t->q,
+                                                    .kv = kv,
+                                                    .rows = rows,
+                                                    .heads = c->heads,
+                                                    .kv_heads = c->kv_heads,
+                                                    .head_dim = c->head_dim}));
+    return linear_reduced(ar, s, t->x, t->attention, l->o);
+}
+
+static enum dip_status feed_forward(const struct dip_ar *ar, struct dip_stream *s,
+                                    const struct layer *l, const struct ar_scratch *t)
+{
+    DIP_TRY(norm(ar, s, t->h, t->x, l->mlp_norm));
+    DIP_TRY(linear(s, t->gate, t->h, l->gate));
+    DIP_TRY(linear(s, t->up, t->h, l->up));
+    DIP_TRY(
+        dip_silu_mul(s, &(struct dip_silu_mul_args){.out = t->gate, .gate = t->gate, .up = t->up}));
+    return linear_reduced(ar, s, t->x, t->gate, l->down);
+}
+
+enum dip_status dip_ar_forward(const struct dip_ar *ar, struct dip_stream *s,
+                               const struct dip_ar_args *args, struct dip_arena *scratch)
+{
+    int64_t rows = dip_tensor_rows(args->hidden);
+    for (int64_t r = 0; r < rows; r++) {
+        dip_assert(args->rows[r].slot >= 0 && args->rows[r].slot < args->cache->slot_count);
+        dip_assert(args->rows[r].position >= 0 && args->rows[r].position < args->cache->capacity);
+    }
+    size_t mark = dip_arena_mark(scratch);
+    struct ar_scratch t = carve(ar, rows, scratch);
+
+    enum dip_status status = dip_embed(
+        s, &(struct dip_embed_args){.out = t.x, .table = ar->embedding, .ids = args->ids});
+    for (int i = 0; i < ar->config.layers && !status; i++) {
+        const struct layer *l = &ar->layers[i];
+        status = attend(ar, s, l, args->cache->layers[i], args->rows, &t);
+        if (!status)
+            status = feed_forward(ar, s, l, &t);
+    }
+    if (!status)
+        status = norm(ar, s, args->hidden, t.x, ar->norm);
+    dip_arena_reset(scratch, mark);
+    return status;
+}
+
+enum dip_status dip_ar_logits(const struct dip_ar *ar, struct dip_stream *s,
+                              struct dip_tensor logits, struct dip_tensor hidden)
+{
+    return linear(s, logits, hidden, ar->head);
+}
