@@ -184,9 +184,9 @@ TINY_C = {
 
 RANDOM_100M = {
     "seed": 20250104,
-    "lm": lm_config(512, 1536, 12, 8, 4, 64, True, 4096, 48),
-    "sana": sana_config(32, 16, 32, 8, 640, 8, 1, 16),
-    "vae": vae_config(32, 32, [64, 128, 256, 256], [RES, RES, VIT, VIT], [1, 1, 1, 1], [2, 2, 2, 2],
+    "lm": lm_config(512, 1536, 14, 8, 4, 64, True, 4096, 48),
+    "sana": sana_config(32, 16, 32, 8, 640, 9, 1, 16),
+    "vae": vae_config(32, 32, [64, 128, 256, 256], [RES, RES, VIT, VIT], [1, 1, 1, 1], [2, 2, 2, 3],
                       "Conv", "interpolate"),
     "vision": vision_shape(12, 4, 2, 48, 4, 3, 100, 4096, 24),
     "engine": {"image_grid": [12, 12], "latent_size": [16, 16], "steps": 20, "guidance": 2.0},
