@@ -32,6 +32,12 @@ static enum dip_status fail_errno(struct dip_why *why, const char *path, const c
     return dip_fail(why, status, "%s: cannot %s: %s", path, verb, text);
 }
 
+bool dip_file_exists(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0;
+}
+
 /* A descriptor of a regular file and its size. O_NONBLOCK: opening a FIFO must not hang. */
 static enum dip_status open_regular(const char *path, struct dip_why *why, int *ret_fd,
                                     size_t *ret_bytes)

@@ -2,6 +2,7 @@
  * never sees half of one. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/status.h"
@@ -10,6 +11,9 @@ struct dip_map {
     const unsigned char *data; /* NULL when the file is empty */
     size_t bytes;
 };
+
+/* Whether a path leads to anything: optional files are looked for before they are opened. */
+bool dip_file_exists(const char *path);
 
 /* Maps a regular file read-only. Errors: NOT_FOUND, IO, INVALID (not a regular file). */
 DIP_MUST_USE enum dip_status dip_map_open(const char *path, struct dip_why *why,
