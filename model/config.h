@@ -101,6 +101,26 @@ struct dip_config {
 DIP_MUST_USE enum dip_status dip_config_load(const char *directory, struct dip_why *why,
                                              struct dip_config *ret_config);
 
+/* The files that dip_config_load reads, as text: for tests and for fuzzing the parsers. */
+enum dip_config_file {
+    DIP_CONFIG_MODEL,       /* config.json; the only one that must be there */
+    DIP_CONFIG_GENERATION,  /* generation_config.json */
+    DIP_CONFIG_TRANSFORMER, /* transformer/config.json */
+    DIP_CONFIG_VAE,         /* vae/config.json */
+    DIP_CONFIG_SCHEDULER,   /* scheduler/scheduler_config.json */
+    DIP_CONFIG_DIPTYCH,     /* diptych.json */
+    DIP_CONFIG_FILE_COUNT
+};
+struct dip_config_text {
+    const char *text; /* NULL when the file is absent */
+    size_t bytes;
+};
+
+/* The same from texts; `directory` is for messages. */
+DIP_MUST_USE enum dip_status
+dip_config_parse(const struct dip_config_text files[DIP_CONFIG_FILE_COUNT], const char *directory,
+                 struct dip_why *why, struct dip_config *ret_config);
+
 /* The true sizes of published models for benchmarks: "qwen3-0.6b", "qwen3-1.7b" (AR only),
  * "sana-1.6b", "dcae", and "full" (1.7b with the other two). Parts a shape lacks have layers or
  * stages 0. Errors: NOT_FOUND, listing the names. */
