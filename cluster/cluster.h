@@ -1,0 +1,6 @@
+/* cluster/cluster.h - front door of cluster/: what travels between the parties, and who does what
+ * when. */
+#pragma once
+
+#include "cluster/job.h"
+#include "cluster/scheduler.h"

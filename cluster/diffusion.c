@@ -1,0 +1,79 @@
+/* cluster/diffusion.c - CONDITIONED, STEP, DECODED, IMAGE and what is only passed on.
+ *
+ * Rule (design, life of a request, 4): the sender keeps the hinge until the diffusion worker
+ * reports the final image; only then is its job released. */
+#include "base/assert.h"
+#include "cluster/state.h"
+
+void dip__on_conditioned(struct dip_scheduler *s, const struct dip_message *m)
+{
+    struct image *image = dip__image_of_diffusion(s, m);
+    if (!image || image->state != IMAGE_DIFFUSION_RUNNING || image->is_conditioned)
+        return;
+    image->is_conditioned = true;
+    image->timings.stage_ns[DIP_STAGE_HINGE] += s->now_ns - image->hinge_ready_ns;
+    dip__progress(s, image, DIP_STAGE_DIFFUSION, 0, image->request->step_count);
+}
+
+void dip__on_step(struct dip_scheduler *s, const struct dip_message *m)
+{
+    const struct dip_message_step *step = &m->as.step;
+    struct image *image = dip__image_of_diffusion(s, m);
+    if (!image || image->state != IMAGE_DIFFUSION_RUNNING)
+        return;
+    struct member *member = &s->members[image->diffusion_member];
+    if (step->step_ns > 0)
+        member->step_ns = step->step_ns;
+    if (step->steps_done <= image->steps_done || step->steps_done > image->request->step_count)
+        return;
+    member->backlog_steps -= step->steps_done - image->steps_done;
+    image->steps_done = step->steps_done;
+    dip__progress(s, image, DIP_STAGE_DIFFUSION, image->steps_done, image->request->step_count);
+}
+
+/* The slot is free; the picture is being encoded beside it. */
+void dip__on_decoded(struct dip_scheduler *s, const struct dip_message *m)
+{
+    struct image *image = dip__image_of_diffusion(s, m);
+    if (!image || image->state != IMAGE_DIFFUSION_RUNNING)
+        return;
+    struct member *member = &s->members[image->diffusion_member];
+    member->diffusion_live--;
+    member->backlog_steps -= image->request->step_count - image->steps_done;
+    dip_assert(member->diffusion_live >= 0);
+    dip_assert(member->backlog_steps >= 0);
+    image->steps_done = image->request->step_count;
+    image->state = IMAGE_ENCODING;
+    dip__progress(s, image, DIP_STAGE_ENCODE, 0, 1);
+}
+
+void dip__on_image(struct dip_scheduler *s, const struct dip_message *m)
+{
+    const struct dip_message_picture *picture = &m->as.picture;
+    struct image *image = dip__image_of_diffusion(s, m);
+    if (!image || image->state != IMAGE_ENCODING)
+        return;
+    struct request *request = image->request;
+    int64_t *stage_ns = image->timings.stage_ns;
+    stage_ns[DIP_STAGE_DIFFUSION] = picture->diffusion_ns;
+    stage_ns[DIP_STAGE_VAE] = picture->vae_ns;
+    stage_ns[DIP_STAGE_ENCODE] = picture->encode_ns;
+    image->timings.total_ns = s->now_ns - request->submitted_ns;
+    struct dip_action *action = dip__action_push(s, DIP_ACTION_IMAGE, image);
+    action->timings = image->timings;
+    action->done = image->token_count;
+    image->diffusion_job_id = 0; /* its worker forgot the job when it sent the picture */
+    dip__image_free(s, image);
+    if (++request->images_done == request->image_count)
+        dip__request_end(s, request, DIP_OK, "");
+}
+
+/* PREVIEW and TRACE: the payload is the client's business. */
+void dip__on_relay(struct dip_scheduler *s, const struct dip_message *m)
+{
+    struct image *image = dip__image_of_ar(s, m);
+    if (!image)
+        image = dip__image_of_diffusion(s, m);
+    if (image)
+        dip__action_push(s, DIP_ACTION_RELAY, image);
+}
