@@ -1,0 +1,89 @@
+/* engine/diffusion_engine.h - the diffusion engine's slots; private to engine/.
+ *
+ * A slot holds one picture on its way: admitted, conditioned, stepped, decoded. Latents are
+ * [h * w, c] inside (channels last) and [c, h, w] wherever somebody outside sees them: the noise
+ * that comes in, the traces that go out. Owner thread: the device thread. */
+#pragma once
+
+#include "engine/engine.h"
+
+enum dip__diffusion_stage {
+    DIP__DIFFUSION_FREE,
+    DIP__DIFFUSION_ADMITTED, /* waits for the connector */
+    DIP__DIFFUSION_STEPPING,
+    DIP__DIFFUSION_STEPPED, /* waits for the decoder */
+};
+
+struct dip__diffusion_slot {
+    enum dip__diffusion_stage stage;
+    uint64_t id;
+    uint64_t turn; /* when it was last served: the smallest is served next */
+    struct dip_image_params params;
+    struct dip_schedule schedule;
+    int step_index; /* steps done */
+    enum dip_preview_kind preview;
+    int preview_every;
+    dip_trace_fn trace;
+    void *trace_context;
+    bool is_finite; /* of what this step made, after the wait */
+
+    /* Host memory. */
+    float *hidden; /* [context_rows_max, H] */
+    int hidden_rows;
+    float *noise; /* [c, h, w] */
+    bool has_noise;
+    unsigned char *rgb; /* [pixels_max, 3]: what events point to */
+
+    /* Device memory. */
+    void *context_memory;
+    struct dip_dit_context context;
+    float *latent;   /* [h * w, c] */
+    float *clean[2]; /* [h * w, c]: estimate of step k at k % 2 */
+};
+
+struct dip_diffusion_engine {
+    const struct dip_model *model;
+    struct dip_device *device;
+    struct dip_stream *stream;
+    struct dip_diffusion_engine_options options;
+    int64_t latent_count_max; /* elements of the largest latent */
+    int64_t pixels_max;
+    uint64_t turn_next;
+
+    struct dip_mem mem;    /* all device memory below and in the slots */
+    float *batch_latent;   /* [batch_max * latent_count_max] each */
+    float *batch_uncond;   /* velocities of the two branches */
+    float *batch_cond;     /* */
+    float *batch_velocity; /* guided */
+    struct dip_arena work; /* whatever one call of a network needs; empty between calls */
+
+    /* Host memory. */
+    struct dip__diffusion_slot *slots;             /* [slot_count] */
+    struct dip__diffusion_slot **batch;            /* [batch_max] slots of this step */
+    const struct dip_dit_context **batch_contexts; /* [batch_max] */
+    float *batch_t;                                /* [batch_max] timesteps */
+    int batch_count;
+    float *staging;       /* one condition or latent on its way to or from the outside */
+    unsigned char *cells; /* [latent cells max, 3]: a linear preview before enlarging */
+};
+
+/* The slot's latent-shaped tensor at `data` as [h * w, c]. */
+struct dip_tensor dip__diffusion_rows(const struct dip_diffusion_engine *engine,
+                                      const struct dip__diffusion_slot *slot, float *data);
+
+/* Pictures and traces of a latent (preview.c). Each overwrites `work` and `staging` and waits. */
+
+/* The decoder's picture into slot->rgb; slot->is_finite says whether it holds numbers only. */
+DIP_MUST_USE enum dip_status dip__diffusion_decode(struct dip_diffusion_engine *engine,
+                                                   struct dip__diffusion_slot *slot, float *latent,
+                                                   int *ret_width, int *ret_height);
+
+/* The linear map's picture into slot->rgb, enlarged. */
+DIP_MUST_USE enum dip_status dip__diffusion_sketch(struct dip_diffusion_engine *engine,
+                                                   struct dip__diffusion_slot *slot, float *latent,
+                                                   int *ret_width, int *ret_height);
+
+/* A latent-shaped tensor to the slot's trace as [c, h, w]; nothing without one. */
+DIP_MUST_USE enum dip_status dip__diffusion_trace(struct dip_diffusion_engine *engine,
+                                                  struct dip__diffusion_slot *slot,
+                                                  const char *name, float *data);
