@@ -12,6 +12,13 @@ int64_t dip_clock_now_ns(void)
     return (int64_t)now.tv_sec * DIP_SECOND_NS + now.tv_nsec;
 }
 
+void dip_clock_sleep(int64_t wait_ns)
+{
+    struct timespec wait = {.tv_sec = (time_t)(wait_ns / DIP_SECOND_NS),
+                            .tv_nsec = (long)(wait_ns % DIP_SECOND_NS)};
+    nanosleep(&wait, NULL);
+}
+
 uint64_t dip_entropy_seed(void)
 {
     uint64_t seed = 0;

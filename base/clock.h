@@ -9,5 +9,8 @@ enum { DIP_MS_NS = 1000000 };
 /* Monotonic nanoseconds; comparable within one process only. */
 int64_t dip_clock_now_ns(void);
 
+/* Returns after about wait_ns, sooner when a signal came: for a sender whose receiver is full. */
+void dip_clock_sleep(int64_t wait_ns);
+
 /* A seed for a request that brought none. Below 2^53, so that every JSON reader keeps it exact. */
 uint64_t dip_entropy_seed(void);
