@@ -14,12 +14,13 @@ struct dip_ops {
     enum dip_status (*copy)(struct dip_stream *s, struct dip_tensor to, struct dip_tensor from);
     enum dip_status (*fill)(struct dip_stream *s, struct dip_tensor to, float value);
     enum dip_status (*check_finite)(struct dip_stream *s, struct dip_tensor t, bool *ret_is_finite);
+/* clang-format off */
 #define DIP_OPS_LIST(X)                                                                            \
-    X(linear)                                                                                      \
-    X(linear_grouped) X(embed) X(norm_rms) X(norm_layer) X(add) X(silu_mul) X(activate) X(blend)   \
-        X(guide) X(sinusoid) X(rope) X(kv_append) X(attend) X(sample) X(attend_cross)              \
-            X(attend_linear) X(conv) X(conv_depthwise) X(pixel_shuffle) X(repeat_add) X(patch)     \
-                X(layout) X(rgb8)
+    X(linear) X(linear_grouped) X(embed) X(norm_rms) X(norm_layer) X(add) X(silu_mul) X(activate)  \
+    X(blend) X(guide) X(sinusoid) X(rope) X(kv_append) X(attend) X(sample) X(attend_cross)         \
+    X(attend_linear) X(conv) X(conv_depthwise) X(pixel_shuffle) X(repeat_add) X(patch) X(layout)   \
+    X(rgb8)
+/* clang-format on */
 #define DIP_OPS_ENTRY(op)                                                                          \
     enum dip_status (*op)(struct dip_stream * s, const struct dip_##op##_args *a);
     DIP_OPS_LIST(DIP_OPS_ENTRY)

@@ -1,0 +1,31 @@
+/* ops/device.h - what a device and a stream are made of; private to ops/.
+ *
+ * Thread: one owner thread drives all streams of a device, because they share its pool. */
+#pragma once
+
+#include "ops/backend.h"
+
+struct dip_pool;
+struct dip__cpu_kernels;
+
+struct dip_device {
+    const struct dip_ops *ops;
+    const char *class_name; /* for the fingerprint */
+    int threads;
+    /* CPU backend */
+    struct dip_pool *pool;
+    const struct dip__cpu_kernels *kernels;
+};
+
+struct dip_stream {
+    struct dip_device *device;
+    struct dip_mem scratch; /* CPU: DIP_KERNEL_SCRATCH_BYTES for each thread */
+};
+
+/* Fills a zeroed device. is_plain forces the plain kernels, so that tests can compare the families
+ * through one interface. Errors: NO_MEMORY, LIMIT. */
+DIP_MUST_USE enum dip_status dip__cpu_open(struct dip_device *device, int threads, bool is_plain,
+                                           struct dip_why *why);
+void dip__cpu_close(struct dip_device *device);
+DIP_MUST_USE enum dip_status dip__cpu_stream_open(struct dip_stream *stream);
+void dip__cpu_stream_close(struct dip_stream *stream);
