@@ -1,0 +1,295 @@
+"""tools/demo/train.py - trains the demo checkpoint from nothing.
+
+    python tools/demo/train.py --out DIR [--device auto] [--stage all] [--minutes 120]
+
+Stages, in order: `autoencoder`, `tokenizer`, `data` (captions, codes and latents of the training scenes, once),
+`panels` (AR, connector and diffusion together), `export` (the checkpoint in DIR/model). Each stage saves safetensors
+in DIR and starts from what is there, so a run can be stopped, moved to another machine, and continued.
+--minutes is the time for all stages together; they share it by SHARES.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+import components
+import export
+import scenes
+import text
+import training
+
+STAGES = ("autoencoder", "tokenizer", "data", "panels", "export")
+SHARES = {"autoencoder": 0.15, "tokenizer": 0.07, "panels": 0.70}
+DATA_SEED = 1
+PROMPT_MAX = 64  # tokens of the longest training prompt; ids are padded on the left to this
+SCENE_WEIGHTS = (1, 1.5, 1.5, 2, 1.5, 1.5)  # over scenes.CATEGORIES
+
+
+def draw_batch(seed, start, count, crop=None):
+    """Images [count, 3, s, s] in [-1, 1]; with `crop`, a window of that size around one of the things."""
+    images = []
+    for index in range(start, start + count):
+        scene = scenes.training_scene(seed, index, SCENE_WEIGHTS)
+        image = scenes.draw(scene.background, scene.things)
+        if crop:
+            rng = np.random.Generator(np.random.Philox(key=[seed, index], counter=1 << 60))
+            thing = scene.things[rng.integers(len(scene.things))]
+            x, y = (int(np.clip(v + rng.normal(0, thing.r * 0.7) - crop / 2, 0, scenes.SIZE - crop))
+                    for v in (thing.x, thing.y))
+            image = image[y:y + crop, x:x + crop]
+        images.append(image)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def reconstruction_loss(made, wanted):
+    """L1 and L2 of pixels and L1 of their differences, which is what keeps outlines sharp."""
+    d = made - wanted
+    return (d.abs().mean() + 2 * d.square().mean()
+            + (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean())
+
+
+def train_autoencoder(out, device, minutes, resume=True, decoder_only=False):
+    """Mostly on 64-pixel windows, which are cheap; the last third on whole pictures."""
+    model = components.autoencoder().to(device, memory_format=torch.channels_last)
+    if decoder_only:
+        model.encoder.requires_grad_(False)
+    stage = training.Stage(out, "autoencoder", {"vae": model}, lr=6e-4 if decoder_only else 2e-3, minutes=minutes,
+                           decay=0.995)
+    if resume:
+        stage.resume()
+    seen = 50_000_000 + (10_000_000 if decoder_only else 0)
+    saved = 0
+    while not stage.over():
+        whole = decoder_only or stage.progress() > 0.65
+        count = 8 if whole else 24
+        images = draw_batch(DATA_SEED, seen, count, None if whole else 64)
+        images = images.to(device).contiguous(memory_format=torch.channels_last)
+        seen += count
+        with training.half(device):
+            latent = model.encode(images).latent
+            made = model.decode(latent).sample
+        made = made.float()
+        mse = (made.detach().clamp(-1, 1) - images).square().mean()
+        # a small pull keeps the latent centred and of even scale, which is what the diffusion panel likes
+        pull = 1e-3 * latent.float().square().mean()
+        stage.update(reconstruction_loss(made, images) + pull, mse=mse, latent=latent.float().square().mean().sqrt())
+        if stage.progress() - saved > 0.1:
+            saved = stage.progress()
+            stage.save()
+    stage.save()
+
+
+class Painter(torch.nn.Module):
+    """Throw-away head of the tokenizer: chosen entries to pixels.
+
+    It sees a code and its eight neighbours only. A painter that sees the whole picture lets the codes of empty
+    background carry news of far away things, which the AR panel then has to guess.
+    """
+
+    def __init__(self, width=256):
+        super().__init__()
+        self.patch = components.VISION["patch_size"]
+        self.enter = torch.nn.Conv2d(components.CODE_WIDTH, width, 3, padding=1)
+        self.mix = torch.nn.Conv2d(width, width, 1)
+        self.leave = torch.nn.Conv2d(width, 3 * self.patch ** 2, 1)
+
+    def forward(self, entries):
+        x = entries.transpose(1, 2).unflatten(2, (components.GRID, components.GRID))
+        x = F.gelu(self.enter(x))
+        x = x + F.gelu(self.mix(x))
+        return F.pixel_shuffle(self.leave(x), self.patch)
+
+
+def train_tokenizer(out, device, minutes, resume=True):
+    """Codes that let the painter redraw the picture; entries no one chose are pulled towards what is seen."""
+    model, painter = components.Tokenizer().to(device), Painter().to(device)
+    stage = training.Stage(out, "tokenizer", {"tower": model, "painter": painter}, lr=1.5e-3, minutes=minutes,
+                           decay=0.99)
+    if resume:
+        stage.resume()
+    patch = components.VISION["patch_size"]
+    seen, used = 70_000_000, torch.zeros(components.CODES, device=device)
+    saved = 0
+    while not stage.over():
+        images = draw_batch(DATA_SEED, seen, 32).to(device)
+        seen += 32
+        with training.half(device):
+            y, codes, entries = model(images)
+            straight = y + (entries - y).detach()
+            made = painter(straight)
+        commit = (entries.detach() - y).square().sum(-1).mean()
+        book = (entries - y.detach()).square().sum(-1).mean()
+        # patches with an outline in them, an eighth of all, should use the whole book, each decidedly; plain ones
+        # need no more codes than there are colours, and splitting those would be noise for the AR panel to learn
+        busy = images.unfold(2, patch, patch).unfold(3, patch, patch).std((4, 5)).amax(1).flatten() > 0.05
+        edges = y.flatten(0, 1)[busy] @ model.bottleneck.regularizer.entries().float().T
+        soft = (edges / 0.03).softmax(-1)
+        mean = soft.mean(0)
+        spread = (mean * (mean + 1e-9).log()).sum() - (soft * (soft + 1e-9).log()).sum(-1).mean() * 0.5
+        used = 0.98 * used + 0.02 * torch.bincount(codes.flatten(), minlength=components.CODES)
+        loss = reconstruction_loss(made.float(), images) + 0.1 * commit + 0.1 * book + 0.03 * spread
+        stage.update(loss, pixels=(made.float() - images).square().mean(), commit=commit,
+                     used=(used > 0.01).sum())
+        if stage.progress() - saved > 0.1:
+            saved = stage.progress()
+            stage.save()
+    stage.save()
+
+
+def load(out, name, **modules):
+    training.load_modules(out / f"{name}.safetensors", modules)
+
+
+@torch.no_grad()
+def encode_data(out, device, count):
+    """Codes, latents, prompt ids and categories of the first `count` training scenes; extends what is there."""
+    vae = components.autoencoder().to(device, memory_format=torch.channels_last).eval()
+    tower, painter = components.Tokenizer().to(device).eval(), Painter()
+    load(out, "autoencoder", vae=vae)
+    load(out, "tokenizer", tower=tower, painter=painter)
+    tokenizer = text.build()
+    path = out / "data.safetensors"
+    old = load_file(path) if path.exists() else {}
+    parts = {"codes": [], "latents": [], "ids": [], "lengths": [], "categories": []}
+    for start in range(len(old.get("codes", ())), count, 64):
+        drawn = [scenes.training_scene(DATA_SEED, i, SCENE_WEIGHTS) for i in range(start, min(start + 64, count))]
+        images = np.stack([scenes.draw(s.background, s.things) for s in drawn])
+        images = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1).to(device)
+        captions = [text.prompt_ids(tokenizer, s.caption) for s in drawn]
+        with training.half(device):
+            latents = vae.encode(images.contiguous(memory_format=torch.channels_last)).latent
+        parts["latents"].append(latents.half().cpu().contiguous())
+        parts["codes"].append(tower(images)[1].short().cpu())
+        parts["ids"].append(torch.tensor([[0] * (PROMPT_MAX - len(c)) + c for c in captions], dtype=torch.int16))
+        parts["lengths"].append(torch.tensor([len(c) for c in captions]))
+        parts["categories"].append(torch.tensor([scenes.CATEGORIES.index(s.spec.category) for s in drawn]))
+        if start % 6400 == 0:
+            print("data", start, flush=True)
+    data = {k: torch.cat(([old[k]] if old else []) + v) for k, v in parts.items()}
+    data["scale"] = old["scale"] if old else 1 / data["latents"].float().square().mean().sqrt().reshape(1)
+    save_file(data, path)
+
+
+class Panels(torch.nn.Module):
+    """The AR panel, the connector and the diffusion panel, as one thing to train."""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.lm = components.language_model(vocab_size)
+        self.connector = components.connector()
+        self.sana = components.diffusion()
+
+    def matrices(self):
+        """Weight matrices inside the blocks; embeddings, tables, depthwise filters and ends are not among them."""
+        return [p for name, p in self.named_parameters()
+                if p.ndim > 1 and p[0].numel() > 64 and ("layers." in name or "transformer_blocks." in name)
+                and "table" not in name]
+
+    def forward(self, ids, lengths, codes, latents, special, drop=0.1):
+        """Cross-entropy of the image tokens, and the flow-matching loss under the states that predicted them."""
+        count = codes.shape[1]
+        target = codes.long() + special["image_start_token_id"]
+        tokens = torch.cat([ids.long(), target], 1)
+        place = torch.arange(tokens.shape[1], device=ids.device)[None] - (ids.shape[1] - lengths[:, None])
+        states = self.lm.model(input_ids=tokens, attention_mask=(place >= 0).long(),
+                               position_ids=place.clamp(min=0), use_cache=False).last_hidden_state
+        states = states[:, -count - 1:]
+        logits = F.linear(states, self.lm.get_input_embeddings().weight).float()
+        end = torch.full_like(target[:, :1], special["image_end_tag_id"])
+        words = F.cross_entropy(logits.flatten(0, 1), torch.cat([target, end], 1).flatten())
+
+        batch = len(latents)
+        keep = (torch.rand(batch, 1, 1, device=ids.device) >= drop).to(states.dtype)
+        context = self.connector(states * keep)
+        uniform = torch.rand(batch, device=ids.device)
+        sigma = torch.where(torch.rand_like(uniform) < 0.5, uniform, torch.randn_like(uniform).mul(1.2).sigmoid())
+        noise = torch.randn_like(latents)
+        s = sigma[:, None, None, None]
+        velocity = self.sana((1 - s) * latents + s * noise, encoder_hidden_states=context,
+                             timestep=sigma * 1000).sample.float()
+        return words, (velocity - (noise - latents)).square().mean()
+
+
+def train_panels(out, device, minutes, easy, batch=64, resume=True):
+    """`easy` is the share of pictures of one thing, or None for the shares of the data."""
+    tokenizer = text.build()
+    special = text.special_ids(tokenizer)
+    data = load_file(out / "data.safetensors")
+    panels = Panels(tokenizer.get_vocab_size()).to(device)
+    stage = training.Stage(out, "panels", {"panels": panels}, lr=2e-3, minutes=minutes, decay=0.998, warmup=200,
+                           matrices=panels.matrices())
+    if resume:
+        stage.resume()
+    one = (data["categories"] == scenes.CATEGORIES.index("single_object")) | (
+        data["categories"] == scenes.CATEGORIES.index("colors"))
+    pools = [one.nonzero()[:, 0], (~one).nonzero()[:, 0]]
+    generator = torch.Generator().manual_seed(int(time.time()))
+    saved = 0
+    while not stage.over():
+        if easy is None:
+            rows = torch.randint(len(one), (batch,), generator=generator)
+        else:
+            counts = (round(batch * easy), batch - round(batch * easy))
+            rows = torch.cat([p[torch.randint(len(p), (n,), generator=generator)] for p, n in zip(pools, counts)])
+        lengths = data["lengths"][rows]
+        ids = data["ids"][rows][:, -int(lengths.max()):]
+        with training.half(device):
+            words, flow = panels(ids.to(device), lengths.to(device), data["codes"][rows].to(device),
+                                 (data["latents"][rows].float() * data["scale"]).to(device), special)
+        stage.update(words + flow, words=words, flow=flow)
+        if stage.progress() - saved > 0.1:
+            saved = stage.progress()
+            stage.save()
+    stage.save()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--stage", default="all", choices=("all",) + STAGES)
+    parser.add_argument("--minutes", type=float, default=120, help="for all stages; with --stage, for that one")
+    parser.add_argument("--scenes", type=int, default=60000, help="training scenes to encode in stage `data`")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--easy", type=float, help="stage panels: share of pictures of one thing")
+    parser.add_argument("--decoder-only", action="store_true", help="stage autoencoder: polish the decoder alone")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    torch.set_flush_denormal(True)  # averaged and decayed values otherwise drift into slow denormals
+    device = training.pick_device(args.device)
+    share = (lambda stage: args.minutes * SHARES.get(stage, 0)) if args.stage == "all" else (lambda _: args.minutes)
+    for stage in STAGES if args.stage == "all" else (args.stage,):
+        if stage == "autoencoder":
+            train_autoencoder(args.out, device, share(stage), decoder_only=args.decoder_only)
+        elif stage == "tokenizer":
+            train_tokenizer(args.out, device, share(stage))
+        elif stage == "data":
+            encode_data(args.out, device, args.scenes)
+        elif stage == "panels":
+            train_panels(args.out, device, share(stage), args.easy)
+        elif stage == "export":
+            export.export(args.out, args.out / "model")
+        training.plot(args.out)
+
+
+def keep_freed_memory():
+    """On the CPU, page faults of freshly mapped tensors cost more than the arithmetic; glibc reads this at start."""
+    wanted = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "16000000000",
+              "MALLOC_TOP_PAD_": "268435456"}
+    if sys.platform == "linux" and "MALLOC_TOP_PAD_" not in os.environ:
+        os.execve(sys.executable, [sys.executable] + sys.argv, {**os.environ, **wanted})
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main()
