@@ -276,12 +276,12 @@ static bool slot_report(struct dip__ar_slot *slot, struct dip_ar_event *event)
     if (tokens_done < 0)
         return false;
     event->tokens_done = tokens_done;
+    event->image_ids = slot->ids + slot->prompt_count;
     if (!slot->is_prefilled) {
         event->kind = DIP_AR_PREFILLED;
         slot->is_prefilled = true;
     } else if (slot->fed_count == slot->end_count) {
         event->kind = DIP_AR_DONE;
-        event->image_ids = slot->ids + slot->prompt_count;
         event->hidden = slot->hidden;
         slot->is_live = false;
     } else if (slot->row_count == 0) {

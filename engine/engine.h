@@ -79,10 +79,10 @@ struct dip_ar_event {
     uint64_t id;
     enum dip_status status; /* FAILED */
     int tokens_done;
-    /* DONE: valid until the next admit, cancel or step. */
-    const int32_t
-        *image_ids;      /* [tokens_done]; fewer than asked when an end-of-sequence id was drawn */
-    const float *hidden; /* [tokens_done + 1, H] host memory */
+    /* Valid until the next admit, cancel or step. */
+    const int32_t *image_ids; /* [tokens_done], with TOKENS and DONE: where a replay resumes; DONE
+                                 has fewer than asked when an end-of-sequence id was drawn */
+    const float *hidden;      /* DONE: [tokens_done + 1, H] host memory */
 };
 
 /* One advance of all live slots: at most prefill_rows_max prompt rows, one token for every decoding
