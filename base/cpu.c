@@ -4,6 +4,7 @@
  * two CPUs on a host of 64 must not start 64 threads. */
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "base/limits.h"
@@ -20,28 +21,35 @@ static int count_by_affinity(void)
     return count > 0 ? count : (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* The first number of a one-line file, or a negative value. */
-static double read_number(const char *path, double *ret_second)
+/* Up to two numbers from a one-line file; what is not a number (cgroup v2 writes "max" for no
+ * quota) leaves -1. */
+static void read_numbers(const char *path, double *ret_first, double *ret_second)
 {
+    char line[128] = "";
     FILE *file = fopen(path, "re");
     if (!file)
-        return -1;
-    double first = -1;
-    if (fscanf(file, "%lf %lf", &first, ret_second) < 1)
-        first = -1; /* cgroup v2 writes "max" for no quota */
+        return;
+    if (fgets(line, sizeof line, file)) {
+        char *end = line;
+        double first = strtod(line, &end);
+        if (end != line) {
+            *ret_first = first;
+            *ret_second = strtod(end, NULL);
+        }
+    }
     fclose(file);
-    return first;
 }
 
 /* CPUs' worth of time per period, rounded up; 0 when there is no quota. */
 static int count_by_quota(void)
 {
-    double period = 0;
-    double quota = read_number("/sys/fs/cgroup/cpu.max", &period);
+    double quota = -1;
+    double period = -1;
+    double unused = -1;
+    read_numbers("/sys/fs/cgroup/cpu.max", &quota, &period);
     if (quota < 0) {
-        double unused;
-        quota = read_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", &unused);
-        period = read_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us", &unused);
+        read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", &quota, &unused);
+        read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_period_us", &period, &unused);
     }
     if (quota <= 0 || period <= 0 || quota > period * DIP_THREADS_MAX)
         return 0;

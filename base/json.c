@@ -74,6 +74,7 @@ static struct scan scan_text(const char *text, size_t bytes)
 /* Copies text with each non-finite literal replaced by null; `to` has a spare byte per literal. */
 static size_t copy_finite(const char *text, size_t bytes, char *to)
 {
+    static const char null_literal[4] = {'n', 'u', 'l', 'l'};
     const char *end = text + bytes;
     char *out = to;
     for (const char *at = text; at < end;) {
@@ -82,8 +83,8 @@ static size_t copy_finite(const char *text, size_t bytes, char *to)
         if (*at == '"') {
             next = skip_string(at, end);
         } else if (length > 0) {
-            memcpy(out, "null", 4);
-            out += 4;
+            memcpy(out, null_literal, sizeof null_literal);
+            out += sizeof null_literal;
             at += length;
             continue;
         }

@@ -175,6 +175,7 @@ static enum dip_status read_entries(struct dip_safetensors *file, const struct d
 {
     DIP_TRY(reserve(file, header, why));
     char *name = file->names;
+    dip_assert(name && file->tensors);
     void *cursor = NULL;
     for (const char *key; (key = dip_json_next(header, &cursor));) {
         struct dip_json entry = {0};
@@ -291,6 +292,7 @@ enum dip_status dip_safetensors_open(const char *path, struct dip_why *why,
         dip_map_close(&map);
         return status;
     }
+    dip_assert(file);
     file->map = map;
     *ret_file = file;
     return DIP_OK;

@@ -165,7 +165,7 @@ static enum dip_status build_table(struct dip_weights *weights, const char *dire
         return dip_fail(why, DIP_LIMIT, "%s: has %zu tensors, expected at most %d", directory,
                         count, DIP_TENSORS_MAX);
     weights->table = calloc(count + 1, sizeof *weights->table);
-    weights->by_name = calloc(count + 1, sizeof *weights->by_name);
+    weights->by_name = calloc(count + 1, sizeof(struct dip_weight *));
     weights->is_used = calloc(count + 1, sizeof *weights->is_used);
     if (!weights->table || !weights->by_name || !weights->is_used)
         return dip_fail(why, DIP_NO_MEMORY, "%s: no memory for a table of %zu tensors", directory,

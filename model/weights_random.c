@@ -23,7 +23,7 @@ enum dip_status dip_weights_random(uint64_t seed, struct dip_weights **ret_weigh
     weights->seed = seed;
     memcpy(weights->label, "(random)", sizeof "(random)");
     weights->table = calloc(DIP__RANDOM_TENSORS_MAX, sizeof *weights->table);
-    weights->by_name = calloc(DIP__RANDOM_TENSORS_MAX, sizeof *weights->by_name);
+    weights->by_name = calloc(DIP__RANDOM_TENSORS_MAX, sizeof(struct dip_weight *));
     weights->is_used = calloc(DIP__RANDOM_TENSORS_MAX, sizeof *weights->is_used);
     weights->normals = malloc(NORMALS * sizeof *weights->normals);
     if (!weights->table || !weights->by_name || !weights->is_used || !weights->normals)
