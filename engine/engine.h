@@ -61,8 +61,9 @@ struct dip_ar_job {
     int forced_count;
 };
 
-/* Takes a slot; the prompt is shared with a live slot that has the same one, else prefilled by the
- * next steps. Errors: BUSY (no free slot), LIMIT, INVALID (an id outside the vocabulary). */
+/* Takes a slot; the prompt is shared with a slot that has the same one, else prefilled by the next
+ * steps. Errors: BUSY (no free slot), LIMIT, INVALID (an id outside the vocabulary, a sampling
+ * parameter out of range, an id of a live job). */
 DIP_MUST_USE enum dip_status dip_ar_engine_admit(struct dip_ar_engine *engine,
                                                  const struct dip_ar_job *job);
 
@@ -128,7 +129,8 @@ struct dip_diffusion_job {
     void *trace_context;
 };
 
-/* Errors: BUSY, LIMIT (size or rows above what was reserved), INVALID. */
+/* Errors: BUSY, LIMIT (size or rows above what was reserved), INVALID, UNSUPPORTED (a linear
+ * preview of a model without the map). */
 DIP_MUST_USE enum dip_status dip_diffusion_engine_admit(struct dip_diffusion_engine *engine,
                                                         const struct dip_diffusion_job *job);
 void dip_diffusion_engine_cancel(struct dip_diffusion_engine *engine, uint64_t id);
@@ -171,3 +173,7 @@ struct dip_png_text {
 DIP_MUST_USE enum dip_status dip_png_encode(const unsigned char *rgb, int width, int height,
                                             const struct dip_png_text *texts, int text_count,
                                             unsigned char **ret_data, size_t *ret_bytes);
+
+/* ---- measurements: dip_bench_run ---- */
+
+#include "engine/bench.h"

@@ -1,0 +1,161 @@
+/* engine/bench_ar.c - the autoregressive rows: prefill, lockstep decoding at several widths, one
+ * draw.
+ *
+ * Prefill and decode are timed through the engine, so its own cost is inside the figure. A decode
+ * step reads every weight once, whatever the number of sequences; that is its bound until the
+ * arithmetic of many rows takes longer. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "engine/bench_private.h"
+#include "engine/place.h"
+
+enum { PROMPT = 128, TOKENS = 48, SLOTS = 16 };
+
+struct ar_run {
+    const struct dip__bench *bench;
+    struct dip_ar_engine *engine;
+    uint64_t id_next;
+    uint64_t prompt_next;
+};
+
+static enum dip_status run_step(struct ar_run *run, int *ret_prefilled)
+{
+    struct dip_ar_event events[SLOTS];
+    int count = 0;
+    DIP_TRY(dip_ar_engine_step(run->engine, events, SLOTS, &count));
+    for (int i = 0; i < count; i++)
+        *ret_prefilled += events[i].kind == DIP_AR_PREFILLED;
+    return DIP_OK;
+}
+
+/* Empties the engine and admits `jobs` with a prompt it has not seen. */
+static enum dip_status run_admit(struct ar_run *run, int jobs)
+{
+    int32_t prompt[PROMPT];
+    struct dip_rng_key key = {.seed = run->prompt_next++, .purpose = DIP_RNG_TEST};
+    int vocab = run->bench->model->config.ar.vocab;
+    for (int i = 0; i < PROMPT; i++)
+        prompt[i] = (int32_t)(dip_rng_uniform(&key, (uint64_t)i) * (float)vocab * 0.999f);
+    for (uint64_t i = 1; i <= SLOTS && i <= run->id_next; i++)
+        dip_ar_engine_cancel(run->engine, run->id_next - i);
+    for (int i = 0; i < jobs; i++) {
+        struct dip_ar_job job = {
+            .id = run->id_next++,
+            .params = {.seed = 1,
+                       .image_index = (uint32_t)i,
+                       .temperature = 1,
+                       .top_k = 1200,
+                       .top_p = 0.95f,
+                       .token_count = TOKENS},
+            .prompt_ids = prompt,
+            .prompt_count = PROMPT,
+        };
+        DIP_TRY(dip_ar_engine_admit(run->engine, &job));
+    }
+    return DIP_OK;
+}
+
+static enum dip_status bench_prefill(struct ar_run *run)
+{
+    const struct dip__bench *bench = run->bench;
+    struct dip__bench_times times = dip__bench_times(bench);
+    while (dip__bench_more(&times)) {
+        int prefilled = 0;
+        DIP_TRY(run_admit(run, 1));
+        dip__bench_start(&times);
+        DIP_TRY(run_step(run, &prefilled));
+        dip__bench_stop(&times);
+        dip_assert(prefilled == 1);
+    }
+    double bound_s = dip__cost_s(bench, dip__cost_ar(bench->model, PROMPT, 0, PROMPT / 2));
+    dip__bench_report_time(bench, "ar.prefill", &times, bound_s, "%s, %d tokens", bench->model_name,
+                           PROMPT);
+    return DIP_OK;
+}
+
+static enum dip_status bench_decode(struct ar_run *run, int jobs)
+{
+    const struct dip__bench *bench = run->bench;
+    struct dip__bench_times times = dip__bench_times(bench);
+    int left = 0; /* steps until the first job would be done */
+    while (dip__bench_more(&times)) {
+        int prefilled = 0;
+        if (left < 2 || dip_ar_engine_live(run->engine) < jobs) {
+            DIP_TRY(run_admit(run, jobs));
+            while (prefilled < jobs)
+                DIP_TRY(run_step(run, &prefilled));
+            left = TOKENS;
+        }
+        dip__bench_start(&times);
+        DIP_TRY(run_step(run, &prefilled));
+        dip__bench_stop(&times);
+        left--;
+    }
+    char name[32];
+    snprintf(name, sizeof name, "ar.decode.b%d", jobs);
+    double bound_s = dip__cost_s(bench, dip__cost_ar(bench->model, jobs, jobs, PROMPT));
+    dip__bench_report_time(bench, name, &times, bound_s, "%s, %d sequences, a step",
+                           bench->model_name, jobs);
+    return DIP_OK;
+}
+
+static enum dip_status time_sample(struct dip__bench *bench, struct dip_arena *arena)
+{
+    int64_t V = bench->model->config.ar.vocab;
+    struct dip_tensor logits = dip__bench_normals(arena, 1, V);
+    struct dip_tensor ids = dip_tensor_1d(dip__place(arena, sizeof(int32_t)), DIP_I32, 1);
+    struct dip_draw draw = {
+        .temperature = 1, .top_k = V < 1200 ? (int32_t)V : 1200, .top_p = 0.95f};
+    struct dip_rng_key key = {.seed = 1, .purpose = DIP_RNG_TEST};
+    struct dip_sample_args args = {.ids = ids, .logits = logits, .draws = &draw};
+    struct dip__bench_times times = dip__bench_times(bench);
+    while (dip__bench_more(&times)) {
+        draw.uniform = dip_rng_uniform(&key, (uint64_t)times.count);
+        dip__bench_start(&times);
+        DIP_TRY(dip_sample(bench->stream, &args));
+        DIP_TRY(dip_wait(bench->stream));
+        dip__bench_stop(&times);
+    }
+    double bytes = (double)V * sizeof(float);
+    dip__bench_report_time(bench, "ar.sample", &times, bytes / bench->machine.read_bytes_s,
+                           "%lld logits, top-k %d, top-p 0.95; bound: reading them once",
+                           (long long)V, draw.top_k);
+    return DIP_OK;
+}
+
+static enum dip_status bench_sample(struct dip__bench *bench)
+{
+    struct dip_mem mem = {0};
+    struct dip_arena arena;
+    size_t bytes = dip__rows_bytes(1, bench->model->config.ar.vocab) + DIP_ARENA_ALIGN;
+    DIP_TRY(dip__bench_reserve(bench, bytes, &mem, &arena));
+    enum dip_status status = time_sample(bench, &arena);
+    dip_release(bench->device, &mem);
+    return status;
+}
+
+static enum dip_status engine_rows(struct ar_run *run)
+{
+    DIP_TRY(bench_prefill(run));
+    DIP_TRY(bench_decode(run, 1));
+    DIP_TRY(bench_decode(run, 4));
+    return bench_decode(run, SLOTS);
+}
+
+enum dip_status dip__bench_ar(struct dip__bench *bench)
+{
+    if (!bench->model->ar)
+        return dip_fail(bench->why, DIP_INVALID, "%s has no autoregressive panel",
+                        bench->model_name);
+    struct dip_ar_engine_options options = {.slot_count = SLOTS,
+                                            .prompt_tokens_max = PROMPT,
+                                            .image_tokens_max = TOKENS,
+                                            .prefill_rows_max = PROMPT};
+    struct ar_run run = {.bench = bench};
+    DIP_TRY(dip_ar_engine_new(bench->model, bench->device, &options, bench->why, &run.engine));
+    enum dip_status status = engine_rows(&run);
+    dip_ar_engine_free(run.engine);
+    return status ? status : bench_sample(bench);
+}

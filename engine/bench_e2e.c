@@ -1,0 +1,171 @@
+/* engine/bench_e2e.c - one picture from prompt ids to PNG bytes, through both engines.
+ *
+ * Opening the model and reserving the engines is not timed: a server does that once. Captions
+ * alternate, so that no repeat finds its prompt in the cache. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "engine/bench_private.h"
+
+enum { PROMPT_MAX = 128, RANDOM_PROMPT = 40 };
+
+static const char *const captions[] = {"a small red circle on a white background",
+                                       "a large blue square on a black background"};
+
+/* Milliseconds of each stage of the last repeat, and the size of what it made. */
+struct stages {
+    double ar, diffusion, vae, png;
+    int prompt, tokens;
+};
+
+struct e2e {
+    struct dip__bench *bench;
+    struct dip_ar_engine *ar;
+    struct dip_diffusion_engine *diffusion;
+    struct dip_image_params params;
+    struct stages stages;
+};
+
+static double ms_since(int64_t start_ns)
+{
+    return (double)(dip_clock_now_ns() - start_ns) * 1e-6;
+}
+
+/* Ids of a caption, or as many random ones for a model without a tokenizer. */
+static enum dip_status prompt_make(const struct e2e *e, int repeat, int32_t *ids, int *ret_count)
+{
+    const struct dip_model *m = e->bench->model;
+    const char *caption = captions[repeat % 2];
+    if (m->tokenizer)
+        return dip_prompt_build(m->tokenizer, m->config.ar.vocab, caption, strlen(caption), ids,
+                                PROMPT_MAX, e->bench->why, ret_count);
+    struct dip_rng_key key = {.seed = (uint64_t)repeat, .purpose = DIP_RNG_TEST};
+    for (int i = 0; i < RANDOM_PROMPT; i++)
+        ids[i] = (int32_t)(dip_rng_uniform(&key, (uint64_t)i) * 0.999f * (float)m->config.ar.vocab);
+    *ret_count = RANDOM_PROMPT;
+    return DIP_OK;
+}
+
+/* event is DONE or FAILED on return. */
+static enum dip_status ar_run(struct e2e *e, int repeat, struct dip_ar_event *event)
+{
+    int32_t ids[PROMPT_MAX];
+    struct dip_ar_job job = {.id = 1, .params = e->params, .prompt_ids = ids};
+    DIP_TRY(prompt_make(e, repeat, ids, &job.prompt_count));
+    DIP_TRY(dip_ar_engine_admit(e->ar, &job));
+    e->stages.prompt = job.prompt_count;
+    do {
+        int count = 0;
+        DIP_TRY(dip_ar_engine_step(e->ar, event, 1, &count));
+    } while (dip_ar_engine_live(e->ar) > 0);
+    return event->kind == DIP_AR_DONE ? DIP_OK : event->status;
+}
+
+static enum dip_status diffusion_run(struct e2e *e, const struct dip_ar_event *hinge,
+                                     struct dip_diffusion_event *event)
+{
+    struct dip_diffusion_job job = {.id = 1,
+                                    .params = e->params,
+                                    .hidden = hinge->hidden,
+                                    .hidden_rows = hinge->tokens_done + 1};
+    DIP_TRY(dip_diffusion_engine_admit(e->diffusion, &job));
+    int64_t start_ns = dip_clock_now_ns();
+    do {
+        int count = 0;
+        if (event->steps_done == e->params.steps) {
+            e->stages.diffusion = ms_since(start_ns);
+            start_ns = dip_clock_now_ns();
+        }
+        DIP_TRY(dip_diffusion_engine_step(e->diffusion, event, 1, &count));
+    } while (dip_diffusion_engine_live(e->diffusion) > 0);
+    e->stages.vae = ms_since(start_ns);
+    return event->kind == DIP_DIFFUSION_DECODED ? DIP_OK : event->status;
+}
+
+static enum dip_status picture_make(struct e2e *e, int repeat)
+{
+    struct dip_ar_event hinge = {0};
+    struct dip_diffusion_event picture = {0};
+    unsigned char *png = NULL;
+    size_t png_bytes = 0;
+    int64_t start_ns = dip_clock_now_ns();
+    DIP_TRY(ar_run(e, repeat, &hinge));
+    e->stages.ar = ms_since(start_ns);
+    e->stages.tokens = hinge.tokens_done;
+    DIP_TRY(diffusion_run(e, &hinge, &picture));
+    start_ns = dip_clock_now_ns();
+    DIP_TRY(dip_png_encode(picture.rgb, picture.width, picture.height, NULL, 0, &png, &png_bytes));
+    e->stages.png = ms_since(start_ns);
+    free(png);
+    return DIP_OK;
+}
+
+/* Every stage at its own bound, one after the other. */
+static double bound_s(const struct e2e *e)
+{
+    const struct dip__bench *bench = e->bench;
+    const struct dip_model *m = bench->model;
+    const struct dip_image_params *p = &e->params;
+    int tokens = e->stages.tokens;
+    int keys = e->stages.prompt + tokens / 2;
+    double step_s =
+        dip__cost_s(bench, dip__cost_dit_step(m, 1, p->latent_height, p->latent_width, tokens + 1));
+    return dip__cost_s(bench, dip__cost_ar(m, e->stages.prompt, 0, e->stages.prompt / 2)) +
+           tokens * dip__cost_s(bench, dip__cost_ar(m, 1, 1, keys)) +
+           dip__cost_s(bench, dip__cost_context(m, tokens + 1)) + p->steps * step_s +
+           dip__cost_s(bench, dip__cost_vae(m, p->latent_height, p->latent_width));
+}
+
+static enum dip_status time_pictures(struct e2e *e)
+{
+    struct dip__bench *bench = e->bench;
+    struct dip__bench_times times = dip__bench_times(bench);
+    while (dip__bench_more(&times)) {
+        dip__bench_start(&times);
+        DIP_TRY(picture_make(e, times.count));
+        dip__bench_stop(&times);
+    }
+    char name[80];
+    int factor = bench->model->config.vae.factor;
+    snprintf(name, sizeof name, "e2e.%s", bench->model_name);
+    dip__bench_report_time(bench, name, &times, bound_s(e),
+                           "%d tokens, %d steps, %d x %d; last: ar %.1f, diffusion %.1f, vae %.1f, "
+                           "png %.1f ms",
+                           e->stages.tokens, e->params.steps, e->params.latent_width * factor,
+                           e->params.latent_height * factor, e->stages.ar, e->stages.diffusion,
+                           e->stages.vae, e->stages.png);
+    return DIP_OK;
+}
+
+enum dip_status dip__bench_e2e(struct dip__bench *bench)
+{
+    const struct dip_model *m = bench->model;
+    const struct dip_generation_config *g = &m->config.generation;
+    if (!m->ar || !m->connector || !m->dit || !m->vae)
+        return dip_fail(bench->why, DIP_INVALID, "%s is not a complete model", bench->model_name);
+    struct e2e e = {.bench = bench,
+                    .params = {.seed = 1,
+                               .temperature = (float)g->temperature,
+                               .top_k = g->top_k,
+                               .top_p = (float)g->top_p,
+                               .steps = g->steps,
+                               .guidance = (float)g->guidance,
+                               .sampler = g->sampler,
+                               .latent_height = g->latent_height,
+                               .latent_width = g->latent_width,
+                               .token_count = g->grid_height * g->grid_width}};
+    struct dip_ar_engine_options ar = {1, PROMPT_MAX, e.params.token_count, PROMPT_MAX};
+    struct dip_diffusion_engine_options diffusion = {1, 1, e.params.token_count + 1,
+                                                     g->latent_height, g->latent_width};
+    enum dip_status status = dip_ar_engine_new(m, bench->device, &ar, bench->why, &e.ar);
+    if (!status)
+        status = dip_diffusion_engine_new(m, bench->device, &diffusion, bench->why, &e.diffusion);
+    if (!status)
+        status = time_pictures(&e);
+    dip_ar_engine_free(e.ar);
+    dip_diffusion_engine_free(e.diffusion);
+    return status;
+}
