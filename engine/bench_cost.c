@@ -68,7 +68,8 @@ struct dip__cost dip__cost_dit_step(const struct dip_model *model, int batch, in
                                     int context_rows)
 {
     const struct dip_dit_config *c = &model->config.dit;
-    double tokens = (double)(height / c->patch) * (width / c->patch);
+    int token_count = height / c->patch * (width / c->patch);
+    double tokens = token_count;
     double D = c->width;
     double F = c->ffn;
     double patch_width = (double)c->patch * c->patch * c->latent_channels;
