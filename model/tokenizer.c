@@ -39,8 +39,6 @@ struct encoder {
     struct dip_why *why;
 };
 
-typedef enum dip_status (*stretch_fn)(struct encoder *e, const char *text, size_t bytes);
-
 static enum dip_status fail_count(const struct encoder *e)
 {
     return dip_fail(e->why, DIP_LIMIT, "the text is more than %zu tokens", e->ids_max);
@@ -70,20 +68,21 @@ static enum dip_status encode_pieces(struct encoder *e, const char *text, size_t
 }
 
 /* Replaces each of `added` by its id and leaves the stretches between to the next stage. */
-static enum dip_status encode_around(struct encoder *e, const struct dip__added_tokens *added,
-                                     const char *text, size_t bytes, stretch_fn encode_stretch)
+static enum dip_status
+encode_around(struct encoder *e, const struct dip__added_tokens *added, const char *text,
+              size_t bytes, enum dip_status (*next)(struct encoder *, const char *, size_t))
 {
     size_t done = 0, at = 0;
     const struct dip__added_token *token;
     while ((token = dip__added_tokens_next(added, text, bytes, done, &at))) {
         if (at > done)
-            DIP_TRY(encode_stretch(e, text + done, at - done));
+            DIP_TRY(next(e, text + done, at - done));
         if (e->count == e->ids_max)
             return fail_count(e);
         e->ids[e->count++] = token->id;
         done = at + token->bytes;
     }
-    return done < bytes ? encode_stretch(e, text + done, bytes - done) : DIP_OK;
+    return done < bytes ? next(e, text + done, bytes - done) : DIP_OK;
 }
 
 static enum dip_status encode_normalized(struct encoder *e, const char *text, size_t bytes)
@@ -92,11 +91,11 @@ static enum dip_status encode_normalized(struct encoder *e, const char *text, si
 }
 
 static enum dip_status normalize(struct encoder *e, const char *text, size_t bytes,
-                                 stretch_fn encode_stretch)
+                                 enum dip_status (*next)(struct encoder *, const char *, size_t))
 {
     struct dip__text normal = {0};
     DIP_TRY(dip__nfc(text, bytes, &normal));
-    enum dip_status status = encode_stretch(e, normal.data, normal.bytes);
+    enum dip_status status = next(e, normal.data, normal.bytes);
     dip__text_deinit(&normal);
     return status;
 }
