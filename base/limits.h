@@ -8,6 +8,7 @@ enum {
     DIP_JSON_VALUES_MAX =
         2 << 20, /* a parsed value costs about 100 bytes; the tokenizer has 1.1 M */
     DIP_JSON_DEPTH_MAX = 64,
+    DIP_JSON_TOKEN_BYTES_MAX = 1 << 20, /* one string or number */
     DIP_SAFETENSORS_HEADER_BYTES_MAX = 64 << 20,
     DIP_TENSORS_MAX = 1 << 16,
     DIP_SHARDS_MAX = 1024,

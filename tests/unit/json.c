@@ -265,6 +265,12 @@ static void hostile_sizes_are_refused_early(void **state)
     memcpy(text, "{\"a\":[", 6);
     expect_refused(text, BYTES, DIP_LIMIT, "more than 2097152 values");
     expect_refused(text, (size_t)DIP_JSON_BYTES_MAX + 1, DIP_LIMIT, "expected at most 67108864");
+    memset(text, 'x', BYTES);
+    memcpy(text, "{\"a\":\"", 6);
+    expect_refused(text, BYTES, DIP_LIMIT, "has a string or number of");
+    memset(text, '1', BYTES);
+    memcpy(text, "{\"a\":", 5);
+    expect_refused(text, BYTES, DIP_LIMIT, "expected at most 1048576");
     free(text);
 }
 
