@@ -324,14 +324,13 @@ struct dip_job_check_finite {
 /* clang-format off */
 /* Operations with two forms: plain and fast. */
 #define DIP_KERNEL_FAST_LIST(X)                                                                    \
-    X(linear) X(conv)
+    X(linear) X(linear_grouped) X(embed) X(norm_rms) X(norm_layer) X(add) X(silu_mul) X(activate)  \
+    X(blend) X(guide) X(rope) X(attend) X(sample) X(attend_cross) X(attend_linear) X(conv)         \
+    X(conv_depthwise) X(check_finite)
 
 /* Operations with the plain form alone. */
 #define DIP_KERNEL_SLOW_LIST(X)                                                                    \
-    X(sinusoid) X(kv_append) X(pixel_shuffle) X(repeat_add) X(patch) X(layout) X(rgb8) \
-    X(linear_grouped) X(embed) X(norm_rms) X(norm_layer) X(add) X(silu_mul) X(activate)            \
-    X(blend) X(guide) X(rope) X(attend) X(sample) X(attend_cross) X(attend_linear) \
-    X(conv_depthwise) X(check_finite)
+    X(sinusoid) X(kv_append) X(pixel_shuffle) X(repeat_add) X(patch) X(layout) X(rgb8)
 /* clang-format on */
 
 #define DIP_KERNEL_LIST(X) DIP_KERNEL_FAST_LIST(X) DIP_KERNEL_SLOW_LIST(X)

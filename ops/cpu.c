@@ -75,10 +75,11 @@ void dip__cpu_run(struct dip_stream *s, dip__kernel_fn kernel, const void *job, 
                   double unit_ns)
 {
     struct cut cut = {.kernel = kernel, .job = job, .units = units, .scratch = s->scratch.base};
-    double useful = (double)units * unit_ns / PART_NS_MIN;
+    double work_ns = (double)units * unit_ns;
+    double part_ns_min = s->device->part_ns_min;
     int parts = s->device->threads;
-    if (useful < parts)
-        parts = useful < 1.0 ? 1 : (int)useful;
+    if (work_ns < part_ns_min * parts)
+        parts = work_ns < part_ns_min ? 1 : (int)(work_ns / part_ns_min);
     if (units < parts)
         parts = (int)units;
     dip_pool_run(s->device->pool, run_part, &cut, parts);
@@ -195,6 +196,7 @@ enum dip_status dip__cpu_open(struct dip_device *device, int threads, bool is_pl
     device->kernels = dip__cpu_kernels(is_plain);
     device->class_name = device->kernels->class_name;
     device->threads = threads;
+    device->part_ns_min = PART_NS_MIN;
     return DIP_OK;
 }
 

@@ -63,7 +63,8 @@ enum {
     CONV_UNIT_PIXELS = 96,
     CONV_UNIT_CHANNELS = 64,
     CONV_EDGE_MAX = 7,           /* of the fast kernels */
-    CONV_PANEL_FLOATS = 4 << 20, /* repacked weights of one unit: 16 MB of the scratch */
+    CONV_PANEL_FLOATS = 4 << 20, /* repacked weights, or lines, of one unit: 16 MB of scratch */
+    DEPTHWISE_UNIT_CHANNELS = 64,
 };
 
 /* Wide units share packed weights over many pixels; small images need narrow ones to have something
@@ -114,6 +115,19 @@ enum dip_status dip__cpu_conv(struct dip_stream *s, const struct dip_conv_args *
     return DIP_OK;
 }
 
+/* Whole channels when there are enough blocks of them, else bands of rows as well. Returns whether
+ * the fast kernel's lines fit its scratch; that depends on sizes alone. */
+static bool cut_depthwise(struct dip_job_conv_depthwise *job, int64_t outputs, int threads)
+{
+    int64_t line = 2 * job->edge * (job->width + job->edge);
+    job->unit_channels = DEPTHWISE_UNIT_CHANNELS;
+    while (job->unit_channels > 8 && job->unit_channels * line > CONV_PANEL_FLOATS)
+        job->unit_channels /= 2;
+    int64_t blocks = dip__pieces(outputs, job->unit_channels) * job->batch;
+    job->unit_rows = blocks >= 4 * (int64_t)threads ? job->height : 8;
+    return job->unit_channels * line <= CONV_PANEL_FLOATS && job->edge <= CONV_EDGE_MAX;
+}
+
 enum dip_status dip__cpu_conv_depthwise(struct dip_stream *s,
                                         const struct dip_conv_depthwise_args *a)
 {
@@ -128,13 +142,12 @@ enum dip_status dip__cpu_conv_depthwise(struct dip_stream *s,
         .channels = a->in.dims[3],
         .out_stride = a->out.row_stride,
         .in_stride = a->in.row_stride,
-        .unit_rows = 8,
-        .unit_channels = 64,
         .edge = (int)a->weight.dims[2],
         .is_gated = a->is_gated,
     };
+    bool is_fitting = cut_depthwise(&job, a->out.dims[3], s->device->threads);
     const struct dip__cpu_kernels *kernels =
-        job.edge > CONV_EDGE_MAX ? dip__cpu_kernels(true) : s->device->kernels;
+        is_fitting ? s->device->kernels : dip__cpu_kernels(true);
     double taps = (double)job.edge * job.edge * (job.is_gated ? 2 : 1);
     double outputs = (double)(job.unit_rows * job.unit_channels * job.width);
     int64_t units = dip__pieces(a->out.dims[3], job.unit_channels) * job.batch *

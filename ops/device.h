@@ -15,6 +15,7 @@ struct dip_device {
     /* CPU backend */
     struct dip_pool *pool;
     const struct dip__cpu_kernels *kernels;
+    double part_ns_min; /* work worth a thread; tests set 0 so that even tiny jobs are cut */
 };
 
 struct dip_stream {

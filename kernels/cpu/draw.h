@@ -18,6 +18,6 @@ static inline float dip__draw_value(float logit, float temperature)
 }
 
 /* candidates: at least the top_k largest of the row and all ties of the last of them, sorted by
- * (value descending, id ascending). Returns the id drawn. */
+ * (value descending, id ascending). weights is room for `count` numbers. Returns the id drawn. */
 int32_t dip__draw_pick(const struct dip__candidate *candidates, int64_t count,
-                       const struct dip_kernel_draw *draw);
+                       const struct dip_kernel_draw *draw, double *weights);

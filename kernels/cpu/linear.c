@@ -1,6 +1,8 @@
 /* kernels/cpu/linear.c - the definition of the linear product. */
 #include "kernels/cpu/plain.h"
 
+enum { TREE_LEVELS_MAX = 11 }; /* log2(DIP_KERNEL_LINEAR_CHUNKS_MAX) + 1 */
+
 static float chunk_sum(const struct dip_job_linear *j, int64_t row, int64_t column, int64_t chunk)
 {
     int64_t length = j->in_count / j->chunk_count;
@@ -11,17 +13,18 @@ static float chunk_sum(const struct dip_job_linear *j, int64_t row, int64_t colu
     return (float)sum; /* chunk sums travel between ranks as f32 */
 }
 
-/* Pairwise: level by level, neighbours join, so that a rank that owns a power of two of chunks owns
- * a whole sub-tree. */
+/* Pairwise: neighbours join, then pairs, so that a rank that owns a power of two of chunks owns a
+ * whole sub-tree. The stack holds one finished sub-tree per set bit of the chunks so far. */
 static float output(const struct dip_job_linear *j, int64_t row, int64_t column)
 {
-    float sums[DIP_KERNEL_LINEAR_CHUNKS_MAX];
-    for (int chunk = 0; chunk < j->chunk_count; chunk++)
-        sums[chunk] = chunk_sum(j, row, column, chunk);
-    for (int width = 1; width < j->chunk_count; width *= 2)
-        for (int chunk = 0; chunk < j->chunk_count; chunk += 2 * width)
-            sums[chunk] += sums[chunk + width];
-    double y = sums[0];
+    float stack[TREE_LEVELS_MAX] = {0};
+    int depth = 0;
+    for (int chunk = 0; chunk < j->chunk_count; chunk++) {
+        stack[depth++] = chunk_sum(j, row, column, chunk);
+        for (int carry = chunk; carry & 1; carry >>= 1, depth--)
+            stack[depth - 2] += stack[depth - 1];
+    }
+    double y = stack[0];
     if (j->bias.data)
         y += dip__param_at(j->bias, column);
     return (float)dip__activate(j->act, y);

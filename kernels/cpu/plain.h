@@ -21,8 +21,9 @@ static inline double dip__activate(enum dip_kernel_act act, double x)
     case DIP_KERNEL_ACT_SILU:
         return dip__silu(x);
     case DIP_KERNEL_ACT_GELU_TANH: {
+        /* 0.5 x (1 + tanh(u)) = x / (1 + exp(-2 u)), which does not cancel where tanh nears -1 */
         const double sqrt_2_over_pi = 0.79788456080286535588;
-        return 0.5 * x * (1.0 + tanh(sqrt_2_over_pi * (x + 0.044715 * x * x * x)));
+        return x / (1.0 + exp(-2.0 * sqrt_2_over_pi * (x + 0.044715 * x * x * x)));
     }
     case DIP_KERNEL_ACT_RELU:
         return x < 0.0 ? 0.0 : x; /* NaN stays NaN */

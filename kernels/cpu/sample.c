@@ -21,24 +21,32 @@
 /* exp(x) for x <= 0: x = n ln 2 + r, Taylor in r to degree 13 (error below 2^-53), times 2^n. */
 static double exp_down(double x)
 {
+    static const double inverse_factorials[] = {1.0,
+                                                1.0,
+                                                1.0 / 2.0,
+                                                1.0 / 6.0,
+                                                1.0 / 24.0,
+                                                1.0 / 120.0,
+                                                1.0 / 720.0,
+                                                1.0 / 5040.0,
+                                                1.0 / 40320.0,
+                                                1.0 / 362880.0,
+                                                1.0 / 3628800.0,
+                                                1.0 / 39916800.0,
+                                                1.0 / 479001600.0,
+                                                1.0 / 6227020800.0};
     if (!(x > -708.0))
         return 0.0;
     double n = rint(x * 1.4426950408889634);
     double r = x - n * 0.693147180369123816490; /* ln 2 with its last 32 bits zero: exact product */
     r -= n * 1.90821492927058770002e-10;
-    double sum = 1.0;
-    for (int i = 13; i >= 1; i--)
-        sum = 1.0 + sum * r / i;
+    double sum = inverse_factorials[13];
+    for (int i = 12; i >= 0; i--)
+        sum = sum * r + inverse_factorials[i];
     uint64_t bits = (uint64_t)(1023 + (int64_t)n) << 52;
     double power;
     memcpy(&power, &bits, sizeof power);
     return sum * power;
-}
-
-/* Relative to the largest value. An infinite largest value takes everything. */
-static double weight(float value, float largest)
-{
-    return value == largest ? 1.0 : exp_down((double)value - largest);
 }
 
 static int64_t keep_top_k(const struct dip__candidate *sorted, int64_t count, int64_t top_k)
@@ -51,17 +59,22 @@ static int64_t keep_top_k(const struct dip__candidate *sorted, int64_t count, in
     return top_k;
 }
 
-static int64_t keep_top_p(const struct dip__candidate *sorted, int64_t count, float top_p)
+static double sum_of(const double *weights, int64_t count)
+{
+    double total = 0.0;
+    for (int64_t i = 0; i < count; i++)
+        total += weights[i];
+    return total;
+}
+
+static int64_t keep_top_p(const double *weights, int64_t count, float top_p)
 {
     if (top_p >= 1.0f)
         return count;
-    double total = 0.0;
-    for (int64_t i = 0; i < count; i++)
-        total += weight(sorted[i].value, sorted[0].value);
-    double limit = (1.0 - (double)top_p) * total;
+    double limit = (1.0 - (double)top_p) * sum_of(weights, count);
     double cumulative = 0.0;
     for (; count > 1; count--) {
-        cumulative += weight(sorted[count - 1].value, sorted[0].value);
+        cumulative += weights[count - 1];
         if (cumulative > limit)
             break;
     }
@@ -69,19 +82,21 @@ static int64_t keep_top_p(const struct dip__candidate *sorted, int64_t count, fl
 }
 
 int32_t dip__draw_pick(const struct dip__candidate *sorted, int64_t count,
-                       const struct dip_kernel_draw *draw)
+                       const struct dip_kernel_draw *draw, double *weights)
 {
     if (draw->top_k == 1)
         return sorted[0].id;
     count = keep_top_k(sorted, count, draw->top_k);
-    count = keep_top_p(sorted, count, draw->top_p);
-    double total = 0.0;
+    /* Relative to the largest value; an infinite largest value takes everything. */
     for (int64_t i = 0; i < count; i++)
-        total += weight(sorted[i].value, sorted[0].value);
-    double target = (double)draw->uniform * total;
+        weights[i] = sorted[i].value == sorted[0].value
+                         ? 1.0
+                         : exp_down((double)sorted[i].value - (double)sorted[0].value);
+    count = keep_top_p(weights, count, draw->top_p);
+    double target = (double)draw->uniform * sum_of(weights, count);
     double cumulative = 0.0;
     for (int64_t i = 0; i < count - 1; i++) {
-        cumulative += weight(sorted[i].value, sorted[0].value);
+        cumulative += weights[i];
         if (cumulative > target)
             return sorted[i].id;
     }
@@ -100,12 +115,13 @@ static int compare(const void *left, const void *right)
 void dip_cpu_sample(const struct dip_job_sample *j, int64_t begin, int64_t end, void *scratch)
 {
     struct dip__candidate *all = scratch;
+    double *weights = (double *)(void *)(all + j->vocab_count);
     for (int64_t r = begin; r < end; r++) {
         const float *logits = j->logits + r * j->logits_stride;
         for (int64_t v = 0; v < j->vocab_count; v++)
             all[v] = (struct dip__candidate){
                 .value = dip__draw_value(logits[v], j->draws[r].temperature), .id = (int32_t)v};
         qsort(all, (size_t)j->vocab_count, sizeof *all, compare);
-        j->ids[r] = dip__draw_pick(all, j->vocab_count, &j->draws[r]);
+        j->ids[r] = dip__draw_pick(all, j->vocab_count, &j->draws[r], weights);
     }
 }

@@ -153,6 +153,35 @@ static void test_ranks(void **state)
     }
 }
 
+/* is_added and act: the plain sum, through the same functions of one element. */
+static void test_epilogue(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 60; i++) {
+        struct sizes n = random_sizes();
+        struct dip_tensor in = prop_random(DIP_F32, n.rows, n.ins, 0);
+        struct dip_tensor weight = prop_random(prop_dtype(), n.outs, n.ins, 0);
+        struct dip_tensor sum = prop_view(DIP_F32, n.rows, n.outs, 0);
+        struct dip_tensor out = prop_random(DIP_F32, n.rows, n.outs, 0);
+        struct dip_tensor expected = prop_clone(out);
+        enum dip_act act =
+            (enum dip_act)PROP_PICK(DIP_ACT_NONE, DIP_ACT_SILU, DIP_ACT_GELU_TANH, DIP_ACT_RELU);
+        call(prop_streams[0], sum, in, weight, NULL, &n);
+        prop_ok(dip_activate(prop_streams[0],
+                             &(struct dip_activate_args){.out = sum, .in = sum, .act = act}));
+        prop_ok(dip_add(prop_streams[0], &(struct dip_add_args){.sum = expected, .x = sum}));
+        struct dip_linear_args a = {.out = out,
+                                    .in = in,
+                                    .weight = weight,
+                                    .act = act,
+                                    .chunk_count = n.chunk_count,
+                                    .is_added = true};
+        prop_ok(dip_linear(prop_streams[1], &a));
+        prop_same_bits(out, expected);
+        prop_reset();
+    }
+}
+
 /* A 1x1 convolution's weight is the same matrix. */
 static void test_rank_4(void **state)
 {
@@ -173,7 +202,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_definition),    cmocka_unit_test(test_alone),
         cmocka_unit_test(test_split_outputs), cmocka_unit_test(test_ranks),
-        cmocka_unit_test(test_rank_4),
+        cmocka_unit_test(test_epilogue),      cmocka_unit_test(test_rank_4),
     };
     return cmocka_run_group_tests(tests, prop_start, prop_stop);
 }
