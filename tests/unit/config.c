@@ -333,6 +333,7 @@ static void broken_vae_files(void **state)
         {"[16,32]", "[]", "m/vae/config.json: decoder_block_out_channels is empty"},
         {"[16,32]", "[16,24]",
          "decoder_block_out_channels[0] and [1] are 16 and 24, expected four"},
+        {"[16,32]", "[256,32]", "decoder_block_out_channels[0] and [1] are 256 and 32"},
         {"[16,32]", "[16,128]", "decoder_block_out_channels[0] and [1] are 16 and 128"},
         {"[16,32]", "[1,1,1,1,1,1,1,1,1]", "decoder_block_out_channels has 9 elements"},
         {"[16,32]", "[16,32,32]", "decoder_layers_per_block has 2 elements, expected 3"},
