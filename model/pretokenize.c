@@ -1,11 +1,11 @@
 /* model/pretokenize.c - the split pattern under PCRE2, meaning what it means to the published
  * tokenizer.
  *
- * The published code runs the pattern under Oniguruma with Unicode 16 tables. Three escapes are
- * rewritten so that the two engines, and every version of PCRE2, agree on each code point: \s is
- * the property White_Space (PCRE2's \s also takes U+180E), and \p{L} and \p{N} include what Unicode
- * 15 and 16 added. A pattern comes from a file, so its length, its nesting and its backtracking are
- * bounded, and what could read half a character is off. */
+ * The published code runs the pattern under Oniguruma with Unicode 16 tables. Three kinds of escape
+ * are rewritten so that both engines agree on each code point, whichever Unicode up to 16 PCRE2 was
+ * built with: \s is the property White_Space (PCRE2's \s also takes U+180E), and \p{L} and \p{N}
+ * include what Unicode 15 and 16 added. A pattern comes from a file, so its length, its nesting and
+ * its backtracking are bounded, and what could read half a character is off. */
 #include "model/pretokenize.h"
 
 #include <stdbool.h>
