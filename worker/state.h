@@ -1,0 +1,105 @@
+/* worker/state.h - what a worker remembers; private to worker/.
+ *
+ * Owner: the device thread, but for the two mailboxes that join it to the file thread. */
+#pragma once
+
+#include <pthread.h>
+
+#include "base/mailbox.h"
+#include "cluster/cluster.h"
+#include "engine/engine.h"
+#include "worker/worker.h"
+
+enum { FILE_BUFFERS = 3, PREFILL_ROWS_MAX = 256 };
+
+/* An AR job, from its command to RELEASE; after the last token it keeps the hinge. */
+struct ar_job {
+    uint64_t id; /* 0 = free */
+    bool is_traced;
+    bool is_live; /* in the engine */
+    int tokens_sent;
+    int64_t started_ns, prefilled_ns;
+    struct dip_payload hinge; /* f32 [rows, H] */
+};
+
+/* A diffusion job, from its command (or its hinge, whichever came first) to DECODED. */
+struct diffusion_job {
+    uint64_t id; /* 0 = free */
+    uint64_t turn;
+    bool has_command;
+    bool is_live; /* in the engine */
+    struct dip_job_params params;
+    struct dip_payload hidden, noise, texts;
+    int64_t conditioned_ns, last_step_ns;
+};
+
+enum file_work_kind { FILE_STOP, FILE_PREVIEW, FILE_IMAGE };
+
+/* One picture to encode. rgb is one of the worker's buffers and goes back when it is done. */
+struct file_work {
+    enum file_work_kind kind;
+    uint64_t job_id;
+    unsigned char *rgb;
+    int width, height, steps_done;
+    struct dip_payload texts; /* moves with the work */
+    int64_t diffusion_ns, vae_ns;
+};
+
+struct dip_worker {
+    struct dip_worker_options options;
+    struct dip_endpoint *endpoint;
+    pthread_t device_thread, file_thread;
+    struct dip_mailbox *started;     /* struct start_report, once */
+    struct dip_mailbox *file_work;   /* struct file_work, device thread to file thread */
+    struct dip_mailbox *rgb_buffers; /* unsigned char *, free ones */
+    unsigned char *rgb[FILE_BUFFERS];
+
+    struct dip_device *device;
+    struct dip_ar_engine *ar;
+    struct dip_diffusion_engine *diffusion;
+    bool is_stopping;
+    bool is_device_dead; /* a step failed: every job from here on fails with its status */
+    enum dip_status device_status;
+
+    uint64_t turn;
+    struct ar_job *ar_jobs; /* [hinge_slots] */
+    struct dip_ar_event *ar_events;
+    struct diffusion_job *diffusion_jobs; /* [diffusion_job_count_max] */
+    int diffusion_job_count_max;
+    struct dip_diffusion_event *diffusion_events;
+    struct diffusion_job *traced_job; /* during one step: whose trace could not be sent */
+};
+
+/* ---- worker.c ---- */
+
+/* Sends to the coordinator; waits while its inbox is full. The message's payload is gone after. */
+void dip__worker_post(struct dip_worker *worker, struct dip_message *message);
+void dip__worker_fail(struct dip_worker *worker, uint64_t job_id, enum dip_status status,
+                      const char *text);
+/* Sends one traced tensor; false when there was no memory for the copy. */
+bool dip__worker_trace(struct dip_worker *worker, uint64_t job_id, const char *name,
+                       enum dip_dtype dtype, const void *data, const int64_t *dims, int rank);
+
+/* The engine's words for the cluster's. */
+struct dip_image_params dip__worker_params(const struct dip_job_params *params);
+
+/* A copy that the caller owns; data NULL when there was no memory or nothing to copy. */
+struct dip_payload dip__payload_copy(const void *data, size_t bytes);
+
+/* ---- ar.c ---- */
+
+void dip__worker_ar_command(struct dip_worker *worker, struct dip_message *message);
+void dip__worker_hand_over(struct dip_worker *worker, const struct dip_message *message);
+void dip__worker_ar_release(struct dip_worker *worker, uint64_t job_id);
+DIP_MUST_USE enum dip_status dip__worker_ar_step(struct dip_worker *worker);
+
+/* ---- diffusion.c ---- */
+
+void dip__worker_diffusion_command(struct dip_worker *worker, struct dip_message *message);
+void dip__worker_hinge(struct dip_worker *worker, struct dip_message *message);
+void dip__worker_diffusion_release(struct dip_worker *worker, uint64_t job_id);
+DIP_MUST_USE enum dip_status dip__worker_diffusion_step(struct dip_worker *worker);
+
+/* ---- file.c ---- */
+
+void *dip__worker_file_main(void *worker);
