@@ -1,0 +1,29 @@
+/* cli/cli.h - front door of cli/: the program `diptych` as a function, and its subcommands. */
+#pragma once
+
+#include "cli/options.h"
+
+/* Fixed, because scripts use them. */
+enum exit_code { EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_CLUSTER };
+
+/* The whole program. Returns the exit status. */
+int dip_cli_run(int argc, const char *const *argv, environment_fn environment);
+
+/* One per subcommand; each prints its own results and, on failure, one sentence. */
+enum exit_code dip__generate(const struct arguments *arguments);
+enum exit_code dip__tokenize(const struct arguments *arguments);
+enum exit_code dip__inspect(const struct arguments *arguments);
+enum exit_code dip__bench(const struct arguments *arguments);
+enum exit_code dip__doctor(const struct arguments *arguments);
+
+/* "error: ..." on standard error. */
+void dip__print_error(const char *text);
+
+/* EXIT_USAGE for what the user asked wrongly, EXIT_FAILED for everything else; prints the sentence,
+ * or the status' text when there is none. */
+enum exit_code dip__fail(enum dip_status status, const struct dip_why *why);
+
+/* --model, or the demo model. Errors: NOT_FOUND. */
+DIP_MUST_USE enum dip_status dip__model_directory(const struct options *options,
+                                                  struct dip_why *why, char *ret_path,
+                                                  size_t path_bytes);
