@@ -2,6 +2,6 @@
 # tests/tidy/format.sh - clang-format decides the layout of every C file.
 set -euo pipefail
 format=$(command -v clang-format-14 || command -v clang-format) || { echo "clang-format is missing"; exit 1; }
-mapfile -t sources < <(find base kernels ops model engine cluster net worker coordinator cli tests -name '*.[ch]')
+mapfile -t sources < <(find base kernels proto ops model engine cluster net worker coordinator cli tests -name '*.[ch]')
 "$format" --dry-run --Werror "${sources[@]}"
 echo "format: ${#sources[@]} files"

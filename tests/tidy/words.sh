@@ -2,7 +2,7 @@
 # tests/tidy/words.sh - banned functions, misplaced threads, clocks and environment, unfinished marks, first lines.
 set -euo pipefail
 
-sources=$(find base kernels ops model engine cluster net worker coordinator cli tests -name '*.c' -o -name '*.h' -o -name '*.cu' | sort)
+sources=$(find base kernels proto ops model engine cluster net worker coordinator cli tests -name '*.c' -o -name '*.h' -o -name '*.cu' | sort)
 bad=0
 # forbid REASON PATTERN [GREP-V-PATTERN for files where it is at home]
 forbid() {
