@@ -13,7 +13,7 @@ struct report {
     struct json_writer json;
 };
 
-static void on_machine(void *context, const struct dip_bench_machine *machine)
+static void on_machine(void *context, const struct dip_bench_limits *machine)
 {
     struct report *report = context;
     if (!report->is_json) {

@@ -19,7 +19,7 @@ enum dip_bench_part {
 };
 
 /* What the machine can do, measured before the first row. */
-struct dip_bench_machine {
+struct dip_bench_limits {
     const char *backend;      /* "cpu" */
     const char *device_class; /* "cpu-avx2" */
     int threads;
@@ -51,7 +51,7 @@ struct dip_bench_options {
     int latent_edge; /* square latent of dit.* and vae.decode; 0 = the model's own size up to 16 */
     int64_t row_ns;  /* time to spend on a row; a single repeat may take longer */
     /* Called as results come, in order; what they point to is valid during the call. */
-    void (*on_machine)(void *context, const struct dip_bench_machine *machine);
+    void (*on_machine)(void *context, const struct dip_bench_limits *machine);
     void (*on_row)(void *context, const struct dip_bench_row *row);
     void *context;
 };

@@ -8,7 +8,7 @@ struct dip__bench {
     struct dip_why *why;
     struct dip_device *device;
     struct dip_stream *stream;
-    struct dip_bench_machine machine;
+    struct dip_bench_limits machine;
     const struct dip_model *model; /* of the part that runs */
     const char *model_name;
 };

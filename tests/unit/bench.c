@@ -58,7 +58,7 @@ static const char *const expected[] = {
 };
 enum { EXPECTED = sizeof expected / sizeof *expected };
 
-static void see_machine(void *context, const struct dip_bench_machine *machine)
+static void see_machine(void *context, const struct dip_bench_limits *machine)
 {
     struct seen *seen = context;
     assert_int_equal(seen->rows, 0);
