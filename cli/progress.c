@@ -86,7 +86,10 @@ static void draw(struct progress *p, enum dip_stage stage, int64_t now_ns)
 void dip__progress_begin(struct progress *p, FILE *out, bool is_terminal, int image_count)
 {
     dip_assert(image_count > 0 && image_count <= DIP_IMAGES_MAX);
-    *p = (struct progress){.out = out, .is_terminal = is_terminal, .image_count = image_count};
+    *p = (struct progress){.out = out,
+                           .is_terminal = is_terminal,
+                           .image_count = image_count,
+                           .stage_begin_ns = dip_clock_now_ns()};
 }
 
 void dip__progress_update(struct progress *p, int image_index, enum dip_stage stage, int done,
