@@ -16,7 +16,8 @@
 enum { GOLDEN_MEMORY_BYTES = 64 << 20 };
 
 struct golden {
-    const char *variant; /* "tiny-a" */
+    char variant[16];    /* "tiny-a" */
+    const char *backend; /* "cpu", or "cpu-plain" */
     struct dip_device *device;
     struct dip_stream *s;
     struct dip_model *model;
@@ -25,13 +26,16 @@ struct golden {
     struct dip_arena memory;
 };
 
-/* One test for one variant, named after both. */
-#define GOLDEN_TEST(test, variant)                                                                 \
+/* One test for one variant on one family of kernels, named after all three. */
+#define GOLDEN_TEST(test, variant, backend)                                                        \
     {                                                                                              \
-#test " " variant, test, golden_setup, golden_teardown, (void *)(uintptr_t)(variant)       \
+#test " " variant " " backend, test, golden_setup, golden_teardown,                        \
+            (void *)(uintptr_t)(variant ":" backend)                                               \
     }
 #define GOLDEN_TESTS(test)                                                                         \
-    GOLDEN_TEST(test, "tiny-a"), GOLDEN_TEST(test, "tiny-b"), GOLDEN_TEST(test, "tiny-c")
+    GOLDEN_TEST(test, "tiny-a", "cpu"), GOLDEN_TEST(test, "tiny-b", "cpu"),                        \
+        GOLDEN_TEST(test, "tiny-c", "cpu"), GOLDEN_TEST(test, "tiny-a", "cpu-plain"),              \
+        GOLDEN_TEST(test, "tiny-b", "cpu-plain"), GOLDEN_TEST(test, "tiny-c", "cpu-plain")
 
 static inline void golden_ok(enum dip_status status, const char *what)
 {
@@ -98,9 +102,10 @@ static inline void golden_close(const struct golden *g, const char *what, const 
                                 const float *want, size_t count, double limit)
 {
     double distance = golden_distance(got, want, count);
-    print_message("%s %s: %.1e (limit %.0e)\n", g->variant, what, distance, limit);
+    print_message("%s %s %s: %.1e (limit %.0e)\n", g->variant, g->backend, what, distance, limit);
     if (!(distance <= limit))
-        fail_msg("%s %s: relative L2 distance %g, limit %g", g->variant, what, distance, limit);
+        fail_msg("%s %s %s: relative L2 distance %g, limit %g", g->variant, g->backend, what,
+                 distance, limit);
 }
 
 /* ---- images ---- */
@@ -201,10 +206,13 @@ static inline int golden_setup(void **state)
     struct golden *g = calloc(1, sizeof *g);
     assert_non_null(g);
     struct dip_why why = {0};
-    struct dip_device_options options = {.backend = "cpu", .threads = 2};
+    const char *place = *state, *colon = strchr(place, ':');
     char directory[256];
 
-    g->variant = *state;
+    assert_non_null(colon);
+    memcpy(g->variant, place, (size_t)(colon - place)); /* the rest is zeroed */
+    g->backend = colon + 1;
+    struct dip_device_options options = {.backend = g->backend, .threads = 2};
     (void)snprintf(directory, sizeof directory, "tests/golden/%s/model", g->variant);
     golden_ok(dip_device_open(&options, &why, &g->device), why.text);
     golden_ok(dip_stream_open(g->device, &g->s), "stream");

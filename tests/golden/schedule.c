@@ -98,7 +98,7 @@ static void dpm_runs(void **state)
     enum { COUNT = 16 };
     static const int all_steps[] = {1, 2, 3, 4, 14, 15, 20, 30};
     static struct dip_schedule schedule;
-    struct golden g = {.variant = "schedules"};
+    struct golden g = {.variant = "schedules", .backend = "cpu"};
     struct dip_safetensors *file = golden_file("schedules");
     for (size_t i = 0; i < sizeof all_steps / sizeof all_steps[0]; i++) {
         int steps = all_steps[i];
@@ -123,10 +123,10 @@ static void dpm_runs(void **state)
 /* The Euler runs of a tiny model on the reference's own velocities: every latent bit for bit. */
 static void euler_runs_are_exact(void **state)
 {
-    struct golden g = {.variant = *state};
+    struct golden g = {.backend = "cpu"};
     static struct dip_schedule schedule;
     static const int all_steps[] = {4, 30};
-    g.file = golden_file(g.variant);
+    g.file = golden_file(*state);
     for (size_t i = 0; i < sizeof all_steps / sizeof all_steps[0]; i++) {
         int steps = all_steps[i];
         char key[64];
