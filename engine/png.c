@@ -35,7 +35,8 @@ static void writer_fail(png_structp png, png_const_charp message)
     struct png_writer *writer = png_get_error_ptr(png);
     (void)message;
     if (!writer->status)
-        writer->status = DIP_INVALID;
+        writer->status =
+            DIP_NO_MEMORY; /* all it was given has been checked: this is what is left */
     longjmp(writer->on_error, 1);
 }
 
