@@ -153,6 +153,7 @@ static enum dip_status run(struct generation *g, struct dip_local *local)
     uint64_t request_id = 0;
     struct dip_resolved resolved = {0};
     DIP_TRY(resolve(g, local, &resolved));
+    g->is_begun = true;
     enum dip_status status =
         dip__local_start(local, &resolved, g->options->backend, (int)g->options->threads, &g->why);
     if (status)
@@ -209,7 +210,7 @@ static enum exit_code finish(const struct generation *g, enum dip_status status)
     enum exit_code code = dip__fail(status, &g->why);
     if (g->is_refused)
         return EXIT_CLUSTER;
-    return g->has_problem ? EXIT_FAILED : code;
+    return g->is_begun ? EXIT_FAILED : code;
 }
 
 static void generation_deinit(struct generation *g)

@@ -43,7 +43,8 @@ struct generation {
     struct generated_image *images; /* [image_count] */
 
     /* How it ended. */
-    bool has_problem; /* a file could not be written: ours, not the cluster's */
+    bool is_begun;    /* the request was right: a failure from here on is no bad usage */
+    bool has_problem; /* a file could not be written: the request is to be cancelled */
     bool is_refused;
     enum dip_status status;
     struct dip_why why;

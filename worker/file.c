@@ -56,8 +56,11 @@ static void work_do(struct dip_worker *w, const struct file_work *work)
                                                  .vae_ns = work->vae_ns}};
     enum dip_status status = encode(work, &message.as.picture);
     if (status) {
+        char text[DIP_FAILURE_BYTES];
+        snprintf(text, sizeof text, "the picture could not be encoded: %s",
+                 dip_status_text(status));
         dip_message_release(&message);
-        dip__worker_fail(w, work->job_id, status, "the picture could not be encoded");
+        dip__worker_fail(w, work->job_id, status, text);
         return;
     }
     dip__worker_post(w, &message);
