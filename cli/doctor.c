@@ -50,10 +50,9 @@ static void check_cpu(struct doctor *d)
     (void)d;
 #if defined(__x86_64__)
     bool is_fast = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    say(is_fast ? "ok" : "note", "cpu", "x86-64%s%s%s%s%s%s",
+    say(is_fast ? "ok" : "note", "cpu", "x86-64%s%s%s%s%s",
         __builtin_cpu_supports("avx2") ? ", AVX2" : "",
         __builtin_cpu_supports("fma") ? ", FMA" : "",
-        __builtin_cpu_supports("f16c") ? ", F16C" : "",
         __builtin_cpu_supports("avx512f") ? ", AVX-512 (not used)" : "",
         is_fast ? "" : "; without AVX2 and FMA the plain kernels run,",
         is_fast ? "" : " many times slower");
