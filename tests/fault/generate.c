@@ -227,6 +227,12 @@ static int sweep(const char *path)
     return broken_count;
 }
 
+/* The sanitizer's own start of a thread needs memory, and it gives up loudly without. */
+static int is_sanitizers_own(const struct outcome *outcome)
+{
+    return strstr(outcome->report, "CHECK failed: sanitizer_linux") != NULL;
+}
+
 /* 1 when the run ended as it should not have. */
 static int check(const char *what, long n, const struct outcome *outcome)
 {
@@ -234,6 +240,8 @@ static int check(const char *what, long n, const struct outcome *outcome)
     int is_sentence = strncmp(outcome->report, "error: ", 7) == 0 && strlen(outcome->report) > 12;
     int is_good =
         broken_count == 0 && (outcome->status == 0 || (outcome->status == 1 && is_sentence));
+    if (is_sanitizers_own(outcome))
+        return 0;
     if (!is_good)
         print_error("%s %ld: status %d, %d broken files, says: %s\n", what, n, outcome->status,
                     broken_count, outcome->report);
@@ -243,6 +251,9 @@ static int check(const char *what, long n, const struct outcome *outcome)
 static void every_allocation_may_fail(void **state)
 {
     (void)state;
+#ifdef __SANITIZE_THREAD__
+    skip(); /* its runtime replaces the allocator that this test replaces */
+#endif
     struct outcome outcome = run(0, 0);
     assert_int_equal(check("no failure,", 0, &outcome), 0);
     assert_int_equal(outcome.status, 0);
