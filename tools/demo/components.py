@@ -15,11 +15,11 @@ GRID = 8  # image tokens a side, and latent cells a side
 CODES = 512  # codebook entries
 LATENT = 16  # latent channels
 
-LM = dict(hidden_size=256, intermediate_size=640, num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=4,
+LM = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4,
           head_dim=32, rms_norm_eps=1e-6, rope_theta=1e6, max_position_embeddings=2048, attention_bias=False,
           hidden_act="silu", tie_word_embeddings=True, rope_scaling=None, use_sliding_window=False)
 CONTEXT = 192  # width of the connector's output
-SANA = dict(in_channels=LATENT, out_channels=LATENT, num_attention_heads=6, attention_head_dim=32, num_layers=6,
+SANA = dict(in_channels=LATENT, out_channels=LATENT, num_attention_heads=6, attention_head_dim=32, num_layers=5,
             num_cross_attention_heads=6, cross_attention_head_dim=32, cross_attention_dim=192, caption_channels=CONTEXT,
             mlp_ratio=2.5, dropout=0.0, attention_bias=False, sample_size=GRID, patch_size=1,
             norm_elementwise_affine=False, norm_eps=1e-6, qk_norm="rms_norm_across_heads", interpolation_scale=None)
@@ -43,7 +43,7 @@ def autoencoder():
 
 def language_model(vocab_size):
     config = Qwen3Config(vocab_size=vocab_size, **LM)
-    config._attn_implementation = "eager"  # on short rows faster than the fused kernel, and the same function
+    config._attn_implementation = "eager"  # on rows this short as fast as the fused kernel, and the same function
     return Qwen3ForCausalLM(config)
 
 

@@ -18,7 +18,7 @@ import components
 import scenes
 import text
 
-SAMPLING = {"steps": 16, "guidance": 2.0, "temperature": 1.0, "top_k": 100, "top_p": 0.9}
+SAMPLING = {"steps": 14, "guidance": 2.5, "temperature": 1.0, "top_k": 100, "top_p": 0.9}
 PREFIXES = {  # from the names of train.py to those of the checkpoint, by file
     "panels": {"panels.lm.": "", "panels.connector.": "model.diffusion_connector.", "panels.sana.": "model.sana."},
     "autoencoder": {"vae.": "model.sana_vae."},
@@ -103,6 +103,7 @@ def export(out, model, fit_on=1000):
     tensors = collect(out)
     assert tensors["model.embed_tokens.weight"].shape[0] == tokenizer.get_vocab_size()
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    (model / "model.safetensors").chmod(0o644)
     text.save(tokenizer, model)
     files = configs(tokenizer.get_vocab_size(), text.special_ids(tokenizer), scale)
     grid = [components.GRID, components.GRID]

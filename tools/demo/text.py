@@ -63,6 +63,11 @@ def prompt_ids(tokenizer, caption):
     return tokenizer.encode(PROMPT.format(caption), add_special_tokens=False).ids
 
 
+def prefix_ids(tokenizer):
+    """The ids that every prompt starts with; the blank before the caption belongs to the caption's first token."""
+    return tokenizer.encode(PROMPT.split(" {}")[0], add_special_tokens=False).ids
+
+
 def special_ids(tokenizer):
     """The ids that config.json names."""
     ids = tokenizer.token_to_id

@@ -11,6 +11,7 @@ in DIR and starts from what is there, so a run can be stopped, moved to another 
 import argparse
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 import components
 import export
+import lean
 import scenes
 import text
 import training
@@ -192,36 +194,50 @@ class Panels(torch.nn.Module):
                 if p.ndim > 1 and p[0].numel() > 64 and ("layers." in name or "transformer_blocks." in name)
                 and "table" not in name]
 
-    def forward(self, ids, lengths, codes, latents, special, drop=0.1):
-        """Cross-entropy of the image tokens, and the flow-matching loss under the states that predicted them."""
+    def forward(self, prefix, ids, lengths, codes, latents, special, drop=0.1):
+        """Cross-entropy of the image tokens, and the flow-matching loss under the states that predicted them.
+
+        `prefix` are the tokens that every prompt starts with, `ids` the others, padded on the left. Runs in bfloat16
+        on weights rounded for the occasion; the losses and the weights themselves are float32.
+        """
+        rounded = {name: p.bfloat16() for name, p in self.named_parameters()}
+
+        def part(name):
+            return {key[len(name) + 1:]: value for key, value in rounded.items() if key.startswith(name + ".")}
+
         count = codes.shape[1]
         target = codes.long() + special["image_start_token_id"]
         tokens = torch.cat([ids.long(), target], 1)
-        place = torch.arange(tokens.shape[1], device=ids.device)[None] - (ids.shape[1] - lengths[:, None])
-        states = self.lm.model(input_ids=tokens, attention_mask=(place >= 0).long(),
-                               position_ids=place.clamp(min=0), use_cache=False).last_hidden_state
-        states = states[:, -count - 1:]
-        logits = F.linear(states, self.lm.get_input_embeddings().weight).float()
+        is_real = torch.arange(tokens.shape[1], device=ids.device)[None] >= ids.shape[1] - lengths[:, None]
+        weights = part("lm.model")
+        states = lean.lm_states(weights, components.LM, tokens, is_real, prefix)[:, -count - 1:]
+        logits = F.linear(states, weights["embed_tokens.weight"]).float()
         end = torch.full_like(target[:, :1], special["image_end_tag_id"])
         words = F.cross_entropy(logits.flatten(0, 1), torch.cat([target, end], 1).flatten())
 
         batch = len(latents)
         keep = (torch.rand(batch, 1, 1, device=ids.device) >= drop).to(states.dtype)
-        context = self.connector(states * keep)
+        context = lean.connect(part("connector"), states * keep)
         uniform = torch.rand(batch, device=ids.device)
         sigma = torch.where(torch.rand_like(uniform) < 0.5, uniform, torch.randn_like(uniform).mul(1.2).sigmoid())
         noise = torch.randn_like(latents)
         s = sigma[:, None, None, None]
-        velocity = self.sana((1 - s) * latents + s * noise, encoder_hidden_states=context,
-                             timestep=sigma * 1000).sample.float()
+        noisy = ((1 - s) * latents + s * noise).to(states.dtype)
+        velocity = lean.sana_velocity(part("sana"), components.SANA, noisy, context, sigma * 1000).float()
         return words, (velocity - (noise - latents)).square().mean()
 
 
-def train_panels(out, device, minutes, easy, batch=64, resume=True):
-    """`easy` is the share of pictures of one thing, or None for the shares of the data."""
+def panels_worker(index, count, meeting, *rest):
+    training.join_workers(index, count, meeting)
+    train_panels(*rest)
+
+
+def train_panels(out, device, minutes, easy, batch, resume=True):
+    """`easy` is the share of pictures of one thing, or None for the shares of the data. `batch` is per worker."""
     tokenizer = text.build()
     special = text.special_ids(tokenizer)
     data = load_file(out / "data.safetensors")
+    prefix = torch.tensor(text.prefix_ids(tokenizer))
     panels = Panels(tokenizer.get_vocab_size()).to(device)
     stage = training.Stage(out, "panels", {"panels": panels}, lr=2e-3, minutes=minutes, decay=0.998, warmup=200,
                            matrices=panels.matrices())
@@ -230,7 +246,7 @@ def train_panels(out, device, minutes, easy, batch=64, resume=True):
     one = (data["categories"] == scenes.CATEGORIES.index("single_object")) | (
         data["categories"] == scenes.CATEGORIES.index("colors"))
     pools = [one.nonzero()[:, 0], (~one).nonzero()[:, 0]]
-    generator = torch.Generator().manual_seed(int(time.time()))
+    generator = torch.Generator().manual_seed(int(time.time()) * 64 + training.rank())
     saved = 0
     while not stage.over():
         if easy is None:
@@ -238,11 +254,10 @@ def train_panels(out, device, minutes, easy, batch=64, resume=True):
         else:
             counts = (round(batch * easy), batch - round(batch * easy))
             rows = torch.cat([p[torch.randint(len(p), (n,), generator=generator)] for p, n in zip(pools, counts)])
-        lengths = data["lengths"][rows]
+        lengths = data["lengths"][rows] - len(prefix)
         ids = data["ids"][rows][:, -int(lengths.max()):]
-        with training.half(device):
-            words, flow = panels(ids.to(device), lengths.to(device), data["codes"][rows].to(device),
-                                 (data["latents"][rows].float() * data["scale"]).to(device), special)
+        words, flow = panels(prefix.to(device), ids.to(device), lengths.to(device), data["codes"][rows].to(device),
+                             (data["latents"][rows].float() * data["scale"]).to(device), special)
         stage.update(words + flow, words=words, flow=flow)
         if stage.progress() - saved > 0.1:
             saved = stage.progress()
@@ -258,6 +273,8 @@ def main():
     parser.add_argument("--minutes", type=float, default=120, help="for all stages; with --stage, for that one")
     parser.add_argument("--scenes", type=int, default=60000, help="training scenes to encode in stage `data`")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=64, help="stage panels: pictures a step, over all workers")
+    parser.add_argument("--workers", type=int, default=1, help="stage panels: processes, for the CPU")
     parser.add_argument("--easy", type=float, help="stage panels: share of pictures of one thing")
     parser.add_argument("--decoder-only", action="store_true", help="stage autoencoder: polish the decoder alone")
     args = parser.parse_args()
@@ -276,7 +293,13 @@ def main():
         elif stage == "data":
             encode_data(args.out, device, args.scenes)
         elif stage == "panels":
-            train_panels(args.out, device, share(stage), args.easy)
+            rest = (args.out, device, share(stage), args.easy, args.batch // args.workers)
+            if args.workers == 1:
+                train_panels(*rest)
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    torch.multiprocessing.spawn(panels_worker, (args.workers, f"{folder}/meeting") + rest,
+                                                nprocs=args.workers)
         elif stage == "export":
             export.export(args.out, args.out / "model")
         training.plot(args.out)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -13,6 +14,24 @@ def pick_device(name):
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def world():
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def rank():
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def join_workers(index, count, meeting):
+    """One process per core, each with its share of the batch: on a busy machine far better than threads, which would
+    wait for each other at every operation instead of once a step."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(index)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=index, world_size=count)
 
 
 def half(device):
@@ -40,19 +59,30 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
+        """Workers share the stacks among them and add up what each has made."""
         for group in self.param_groups:
             stacks = {}
             for p in group["params"]:
-                if p.grad is not None:
-                    m = self.state[p].setdefault("m", torch.zeros_like(p))
-                    m.lerp_(p.grad, 1 - group["momentum"])
-                    stacks.setdefault((p.shape[0], p[0].numel()), []).append((p, p.grad.lerp(m, group["momentum"])))
+                m = self.state[p].setdefault("m", torch.zeros_like(p))
+                m.lerp_(p.grad, 1 - group["momentum"])
+                stacks.setdefault((p.shape[0], p[0].numel()), []).append((p, p.grad.lerp(m, group["momentum"])))
+            params = [p for pairs in stacks.values() for p, _ in pairs]
+            flat = torch.zeros(sum(p.numel() for p in params), device=params[0].device)
+            at = 0
             for (rows, columns), pairs in stacks.items():
-                steps = orthogonal(torch.stack([g.reshape(rows, columns) for _, g in pairs]))
-                scale = 0.2 * max(rows, columns) ** 0.5
-                for (p, _), step in zip(pairs, steps):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(step.view_as(p), alpha=-group["lr"] * scale)
+                size = rows * columns
+                mine = range(rank(), len(pairs), world())
+                if mine:
+                    steps = orthogonal(torch.stack([pairs[i][1].reshape(rows, columns) for i in mine]))
+                    for i, step in zip(mine, steps):
+                        flat[at + i * size:at + (i + 1) * size] = step.flatten()
+                at += size * len(pairs)
+            if world() > 1:
+                torch.distributed.all_reduce(flat)
+            for p, step in zip(params, flat.split([p.numel() for p in params])):
+                scale = 0.2 * max(p.shape[0], p[0].numel()) ** 0.5
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(step.view_as(p), alpha=-group["lr"] * scale)
 
 
 class Stage:
@@ -85,6 +115,8 @@ class Stage:
         self.average = [p.detach().clone() for p in params]
         self.recent = {}
         self.shown = time.time()
+        self.now = 0.0
+        self.is_last = False
 
     def resume(self):
         """Continue from saved weights if there are any."""
@@ -98,18 +130,32 @@ class Stage:
         return (time.time() - self.started) / self.seconds
 
     def over(self):
-        return self.progress() >= 1
+        return self.is_last or (world() == 1 and self.progress() >= 1)
+
+    def _agree(self):
+        """Average gradients and clocks over all workers, so that every worker takes the same step."""
+        self.now = self.progress()
+        if world() > 1:
+            flat = torch.cat([p.grad.flatten() for p in self.params] + [torch.tensor([self.now])])
+            torch.distributed.all_reduce(flat)
+            flat /= world()
+            self.now = float(flat[-1])
+            self.is_last = self.now >= 1
+            parts = flat[:-1].split([p.numel() for p in self.params])
+            torch._foreach_copy_([p.grad for p in self.params],
+                                 [part.view_as(p) for part, p in zip(parts, self.params)])
 
     def update(self, loss, **shown):
         """One optimizer step from a loss; keeps the average and a line of log every few seconds."""
-        p = min(1.0, self.progress())
+        for param in self.params:
+            param.grad = None
+        loss.backward()
+        self._agree()
+        p = min(1.0, self.now)
         fall = 1.0 if p < self.flat else 0.5 + 0.5 * math.cos(math.pi * (p - self.flat) / (1 - self.flat))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * min(1.0, (self.step + 1) / self.warmup) * (0.02 + 0.98 * fall)
-        for param in self.params:
-            param.grad = None
-        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -119,7 +165,7 @@ class Stage:
             torch._foreach_lerp_(self.average, [p.detach() for p in self.params], 1 - decay)
         for key, value in {"loss": loss.detach(), **shown}.items():
             self.recent.setdefault(key, []).append(float(value))
-        if time.time() - self.shown > 10:
+        if time.time() - self.shown > 10 and rank() == 0:
             self.shown = time.time()
             line = {"step": self.step, "seconds": round(time.time() - self.started),
                     **{k: round(sum(v) / len(v), 5) for k, v in self.recent.items()}}
@@ -130,6 +176,8 @@ class Stage:
 
     def save(self):
         """Write the averaged weights; training itself goes on with its own."""
+        if rank() != 0:
+            return
         own = [p.detach().clone() for p in self.params]
         with torch.no_grad():
             torch._foreach_copy_([p.data for p in self.params], self.average)
