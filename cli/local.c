@@ -9,7 +9,7 @@ enum {
     ADDRESSES,
     INBOX_MESSAGES = 256,
     AR_SLOTS_MAX = 16,
-    DIFFUSION_SLOTS_MAX = 4,
+    DIFFUSION_SLOTS = 1,
 };
 
 struct dip_local {
@@ -55,7 +55,6 @@ static struct dip_worker_options worker_options(struct dip_local *local,
                                                 const struct dip_resolved *resolved)
 {
     int ar_slots = at_most(resolved->image_count, AR_SLOTS_MAX);
-    int diffusion_slots = at_most(resolved->image_count, DIFFUSION_SLOTS_MAX);
     int prompt_tokens = (int)(resolved->prompt_ids.bytes / sizeof(int32_t));
     return (struct dip_worker_options){
         .endpoint = dip_local_net_endpoint(local->net, WORKER),
@@ -64,9 +63,11 @@ static struct dip_worker_options worker_options(struct dip_local *local,
         /* With the hinge at hand there is nothing for an AR panel to do. */
         .roles = resolved->hidden.data ? DIP_ROLE_DIFFUSION : DIP_ROLE_AR | DIP_ROLE_DIFFUSION,
         .ar_slots = ar_slots,
-        .hinge_slots = ar_slots + diffusion_slots,
-        .diffusion_slots = diffusion_slots,
-        .diffusion_batch_max = 1,
+        .hinge_slots = 2 * ar_slots,
+        /* Decoding in lockstep is nearly free; diffusion on a CPU is compute-bound, so one image
+         * after the other costs the same in all and the first is there sooner. */
+        .diffusion_slots = DIFFUSION_SLOTS,
+        .diffusion_batch_max = DIFFUSION_SLOTS,
         .prompt_tokens_max = prompt_tokens > 0 ? prompt_tokens : 1,
         .image_tokens_max = resolved->params.token_count,
         .latent_height_max = resolved->params.latent_height,
