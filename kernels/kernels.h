@@ -321,12 +321,36 @@ struct dip_job_check_finite {
     bool *ret_bad;
 };
 
+/* ---- ceilings: what the machine can do, for benchmarks to divide by ---- */
+
+/* Reads unit_bytes per unit (a multiple of 128) and leaves something of them in ret_sums[unit]. */
+struct dip_job_ceiling_read {
+    const unsigned char *data;
+    int64_t unit_bytes;
+    uint64_t *ret_sums;
+};
+
+/* Copies unit_bytes per unit (a multiple of 128) with ordinary stores. */
+struct dip_job_ceiling_copy {
+    unsigned char *to;
+    const unsigned char *from;
+    int64_t unit_bytes;
+};
+
+enum { DIP_KERNEL_CEILING_FMA_FLOPS = 192 }; /* per round: 12 chains of 8 lanes */
+
+/* `rounds` times 12 independent multiply-adds of 8 lanes per unit, nothing loaded. */
+struct dip_job_ceiling_fma {
+    int64_t rounds;
+    float *ret_sums;
+};
+
 /* clang-format off */
 /* Operations with two forms: plain and fast. */
 #define DIP_KERNEL_FAST_LIST(X)                                                                    \
     X(linear) X(linear_grouped) X(embed) X(norm_rms) X(norm_layer) X(add) X(silu_mul) X(activate)  \
     X(blend) X(guide) X(rope) X(attend) X(sample) X(attend_cross) X(attend_linear) X(conv)         \
-    X(conv_depthwise) X(check_finite)
+    X(conv_depthwise) X(check_finite) X(ceiling_read) X(ceiling_copy) X(ceiling_fma)
 
 /* Operations with the plain form alone. */
 #define DIP_KERNEL_SLOW_LIST(X)                                                                    \

@@ -62,9 +62,9 @@ enum dip_status dip__cpu_attend_linear(struct dip_stream *s, const struct dip_at
 enum {
     CONV_UNIT_PIXELS = 96,
     CONV_UNIT_CHANNELS = 64,
-    CONV_EDGE_MAX = 7,           /* of the fast kernels */
-    CONV_PANEL_FLOATS = 4 << 20, /* repacked weights, or lines, of one unit: 16 MB of scratch */
-    DEPTHWISE_UNIT_CHANNELS = 64,
+    CONV_EDGE_MAX = 7,            /* of the fast kernels */
+    CONV_PANEL_FLOATS = 4 << 20,  /* repacked weights, or lines, of one unit: 16 MB of scratch */
+    DEPTHWISE_UNIT_CHANNELS = 64, /* half of that with a gate */
 };
 
 /* Wide units share packed weights over many pixels; small images need narrow ones to have something
@@ -115,17 +115,15 @@ enum dip_status dip__cpu_conv(struct dip_stream *s, const struct dip_conv_args *
     return DIP_OK;
 }
 
-/* Whole channels when there are enough blocks of them, else bands of rows as well. Returns whether
- * the fast kernel's lines fit its scratch; that depends on sizes alone. */
+/* Whole images when there are enough blocks of channels, else bands of rows. Returns whether the
+ * fast kernel's lines fit its scratch; that depends on sizes alone. */
 static bool cut_depthwise(struct dip_job_conv_depthwise *job, int64_t outputs, int threads)
 {
-    int64_t line = 2 * job->edge * (job->width + job->edge);
-    job->unit_channels = DEPTHWISE_UNIT_CHANNELS;
-    while (job->unit_channels > 8 && job->unit_channels * line > CONV_PANEL_FLOATS)
-        job->unit_channels /= 2;
+    job->unit_channels = job->is_gated ? DEPTHWISE_UNIT_CHANNELS / 2 : DEPTHWISE_UNIT_CHANNELS;
     int64_t blocks = dip__pieces(outputs, job->unit_channels) * job->batch;
     job->unit_rows = blocks >= 4 * (int64_t)threads ? job->height : 8;
-    return job->unit_channels * line <= CONV_PANEL_FLOATS && job->edge <= CONV_EDGE_MAX;
+    int64_t lines = DEPTHWISE_UNIT_CHANNELS * job->edge * (job->width + job->edge);
+    return lines <= CONV_PANEL_FLOATS && job->edge <= CONV_EDGE_MAX;
 }
 
 enum dip_status dip__cpu_conv_depthwise(struct dip_stream *s,

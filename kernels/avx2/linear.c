@@ -15,6 +15,7 @@ enum {
     UNIT_COLUMNS_MAX = 64,
     TREE_LEVELS_MAX = 11, /* log2(DIP_KERNEL_LINEAR_CHUNKS_MAX) + 1 */
     DIRECT_ROWS_MAX = 3,
+    FEW_ROWS = 24,
 };
 
 /* Where a rectangle of outputs lies. */
@@ -66,6 +67,9 @@ DIP_INLINE void direct4(const struct dip_job_linear *j, enum dip_dtype dtype, in
 {
     __m128 stack[TREE_LEVELS_MAX][DIRECT_ROWS_MAX];
     int depth = 0;
+    /* Dense rows: what follows the four rows is the next four, wanted in that order. */
+    const int64_t size = dtype == DIP_F32 ? 4 : 2;
+    const char *ahead = (const char *)w[3] + j->in_count * size;
     int64_t length = j->in_count / j->chunk_count;
     for (int chunk = 0; chunk < j->chunk_count; chunk++) {
         int64_t first = chunk * length;
@@ -74,8 +78,9 @@ DIP_INLINE void direct4(const struct dip_job_linear *j, enum dip_dtype dtype, in
             __m256 acc[DIRECT_ROWS_MAX * 4];
             for (int i = 0; i < rows * 4; i++)
                 acc[i] = _mm256_setzero_ps();
-            dip__dot_direct(dtype, rows, 4, a, w, first + k, dip__min(length - k, DIP__DOT_BLOCK),
-                            acc);
+            int64_t count = dip__min(length - k, DIP__DOT_BLOCK);
+            dip__dot_direct(dtype, rows, 4, a, w, first + k, count, ahead, acc);
+            ahead += 4 * count * size;
             for (int r = 0; r < rows; r++) {
                 const __m256 *lanes = acc + 4 * r;
                 __m128 block = dip__sum8x4(lanes[0], lanes[1], lanes[2], lanes[3]);
@@ -129,15 +134,16 @@ static void pack(const struct dip_job_linear *j, int64_t column, int64_t k, int6
     const void *w[4];
     for (int i = 0; i < 4; i++)
         w[i] = weight_row(j, column + i, k);
+    int64_t ahead = 4 * j->weight_stride * (j->weight.dtype == DIP_F32 ? 4 : 2);
     switch (j->weight.dtype) {
     case DIP_F32:
-        dip__dot_pack(DIP_F32, 4, w, count, panel);
+        dip__dot_pack(DIP_F32, 4, w, count, ahead, panel);
         break;
     case DIP_BF16:
-        dip__dot_pack(DIP_BF16, 4, w, count, panel);
+        dip__dot_pack(DIP_BF16, 4, w, count, ahead, panel);
         break;
     default:
-        dip__dot_pack(DIP_F16, 4, w, count, panel);
+        dip__dot_pack(DIP_F16, 4, w, count, ahead, panel);
         break;
     }
 }
@@ -161,32 +167,48 @@ DIP_INLINE void panel_tile(int rows, const float *in, int64_t in_stride, const f
     }
 }
 
+/* Tiles of three rows; four left over are two and two, because a tile of one row waits for its own
+ * sums. */
 static void panel_rows(const float *in, int64_t in_stride, int64_t rows, const float *panel,
                        int64_t k, float *partial, bool is_first)
 {
     int64_t r = 0;
-    for (; r + 3 <= rows; r += 3)
+    for (; rows - r == 3 || rows - r >= 5; r += 3)
         panel_tile(3, in + r * in_stride, in_stride, panel, k, partial + r * UNIT_COLUMNS_MAX,
                    is_first);
-    if (rows - r == 2)
+    for (; rows - r >= 2; r += 2)
         panel_tile(2, in + r * in_stride, in_stride, panel, k, partial + r * UNIT_COLUMNS_MAX,
                    is_first);
-    else if (rows - r == 1)
+    if (rows - r == 1)
         panel_tile(1, in + r * in_stride, in_stride, panel, k, partial + r * UNIT_COLUMNS_MAX,
                    is_first);
 }
 
+/* Columns [c, c + 4) of the tile over one block of k. */
+static void block_sums(const struct dip_job_linear *j, const struct tile *t, int64_t c, int64_t k,
+                       int64_t count, float *panel, float *partial, bool is_first)
+{
+    pack(j, t->column + c, k, count, panel);
+    panel_rows(j->in + t->row * j->in_stride + k, j->in_stride, t->rows, panel, count, partial + c,
+               is_first);
+}
+
+/* With few rows all of k stays in cache for them, so weight rows are read to their end; with many,
+ * a block of k of all rows stays in cache while the columns pass. */
 static void chunk_sums(const struct dip_job_linear *j, const struct tile *t, int64_t first,
                        int64_t length, float *panel, float *partial)
 {
-    for (int64_t k = 0; k < length; k += DIP__DOT_BLOCK) {
-        int64_t count = dip__min(length - k, DIP__DOT_BLOCK);
-        const float *in = j->in + t->row * j->in_stride + first + k;
-        for (int64_t c = 0; c < t->columns; c += 4) {
-            pack(j, t->column + c, first + k, count, panel);
-            panel_rows(in, j->in_stride, t->rows, panel, count, partial + c, k == 0);
-        }
+    if (t->rows <= FEW_ROWS) {
+        for (int64_t c = 0; c < t->columns; c += 4)
+            for (int64_t k = 0; k < length; k += DIP__DOT_BLOCK)
+                block_sums(j, t, c, first + k, dip__min(length - k, DIP__DOT_BLOCK), panel, partial,
+                           k == 0);
+        return;
     }
+    for (int64_t k = 0; k < length; k += DIP__DOT_BLOCK)
+        for (int64_t c = 0; c < t->columns; c += 4)
+            block_sums(j, t, c, first + k, dip__min(length - k, DIP__DOT_BLOCK), panel, partial,
+                       k == 0);
 }
 
 static void add_partial(float *to, const float *from, int64_t rows)

@@ -104,17 +104,18 @@ DIP_INLINE float dip__max8(__m256 a)
 
 /* ---- exponentials ---- */
 
-/* exp(x), relative error below 1.2e-7: x = n ln 2 + r, Taylor in r to degree 7 (remainder 5e-9 at
- * |r| = ln 2 / 2), times 2^n. Saturates at exp(88.37), is zero below -87.33, NaN stays NaN. */
-DIP_INLINE __m256 dip__exp8(__m256 x)
+/* exp(x) for x in -87.33..88.37 (beyond, the nearer end's), relative error below 1.2e-7, NaN stays
+ * NaN: x = n ln 2 + r, Taylor in r to degree 7 (remainder 5e-9 at |r| = ln 2 / 2), times 2^n.
+ * Adding 1.5 2^23 rounds to an integer and leaves it in the low bits, from where it is shifted into
+ * an exponent. */
+DIP_INLINE __m256 dip__exp_clamped8(__m256 x)
 {
-    const __m256 lowest = _mm256_set1_ps(-87.33f);
-    __m256 is_zero = _mm256_cmp_ps(x, lowest, _CMP_LT_OQ);
+    const __m256 rounder = _mm256_set1_ps(0x1.8p23f);
     /* min and max return their second operand when either is NaN */
-    __m256 y = _mm256_max_ps(lowest, _mm256_min_ps(_mm256_set1_ps(88.37f), x));
-    __m256 n = _mm256_round_ps(_mm256_mul_ps(y, _mm256_set1_ps(1.44269504f)),
-                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693145752f), y); /* 15 bits: exact product */
+    x = _mm256_max_ps(_mm256_set1_ps(-87.33f), _mm256_min_ps(_mm256_set1_ps(88.37f), x));
+    __m256 shifted = _mm256_fmadd_ps(x, _mm256_set1_ps(1.44269504f), rounder);
+    __m256 n = _mm256_sub_ps(shifted, rounder);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693145752f), x); /* 15 bits: exact product */
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(1.42860677e-6f), r);
     __m256 p = _mm256_set1_ps(1.0f / 5040);
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 720));
@@ -124,9 +125,16 @@ DIP_INLINE __m256 dip__exp8(__m256 x)
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    __m256i power =
-        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    return _mm256_andnot_ps(is_zero, _mm256_mul_ps(p, _mm256_castsi256_ps(power)));
+    __m256i power = _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23),
+                                     _mm256_set1_epi32(127 << 23));
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+}
+
+/* The same, but zero below -87.33. */
+DIP_INLINE __m256 dip__exp8(__m256 x)
+{
+    __m256 is_zero = _mm256_cmp_ps(x, _mm256_set1_ps(-87.33f), _CMP_LT_OQ);
+    return _mm256_andnot_ps(is_zero, dip__exp_clamped8(x));
 }
 
 DIP_INLINE __m256 dip__negate8(__m256 x)
@@ -137,7 +145,8 @@ DIP_INLINE __m256 dip__negate8(__m256 x)
 /* x / (1 + exp(-x)) */
 DIP_INLINE __m256 dip__silu8(__m256 x)
 {
-    return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0f), dip__exp8(dip__negate8(x))));
+    __m256 e = dip__exp_clamped8(dip__negate8(x));
+    return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
 }
 
 /* 0.5 x (1 + tanh(u)) = x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3). The right side
@@ -146,7 +155,7 @@ DIP_INLINE __m256 dip__gelu8(__m256 x)
 {
     __m256 cubic = _mm256_fmadd_ps(_mm256_mul_ps(x, x), _mm256_set1_ps(-0.0713548162726f),
                                    _mm256_set1_ps(-1.5957691216057f));
-    __m256 e = dip__exp8(_mm256_mul_ps(x, cubic));
+    __m256 e = dip__exp_clamped8(_mm256_mul_ps(x, cubic));
     return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
 }
 

@@ -1,0 +1,106 @@
+/* ops/comm.h - collectives between the ranks of a tensor-parallel group, one process each.
+ *
+ * A group is formed once, by all its ranks, and lives until one of them is lost, aborts or closes:
+ * it is never repaired; a new one is formed under a new id. All ranks call the same collectives in
+ * the same order with the same sizes (another order is noticed: CORRUPT). Every rank computes the
+ * result by the same operations in the same order, so all ranks hold equal bits.
+ *
+ * The canonical reduction (design: determinism). A row-parallel product over K in C chunks is cut
+ * so that each rank owns C / n neighbouring chunks. dip_linear with chunk_count = C / n on the
+ * rank's columns, without bias, activation or residual, leaves the rank's finished sub-tree;
+ * dip_comm_sum joins the sub-trees as dip_linear joins chunks. Any power of two of ranks gives the
+ * bits of one process with C chunks.
+ *
+ * Two ways to move bytes, for ranks in host memory:
+ *   "shm"  all ranks on one host: anonymous shared memory handed over a socket, so there is no name
+ *          that could be left behind. 2 ranks on 2 cores beside other load, sum, best of 5 runs of
+ *          5,000: see comm_shm.c.
+ *   "tcp"  any hosts: one connection between each pair.
+ * Besides, each pair holds a liveness connection. Its end says within a millisecond that a process
+ * died; silence for silence_ns_max says that it is stopped or cut off; a rank that is alive but
+ * does not come is given up after wait_ns_max. Each of these is a status, never a hang, and ends
+ * the group for every rank.
+ *
+ * The transport is neither encrypted nor authenticated beyond the secret in the id: it belongs on
+ * the network of the cluster. Threads: the device thread calls the collectives; dip_comm_error and
+ * dip_comm_abort may be called from any thread until dip_comm_close. One thread of its own watches
+ * the liveness connections. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "ops/ops.h"
+
+enum { DIP_COMM_RANKS_MAX = 16, DIP_COMM_ID_BYTES = 128, DIP_COMM_SMALL_BYTES_MAX = 64 << 10 };
+
+/* Names one group that is being formed: where rank 0 waits and the secret that admits. Bytes that
+ * can be sent anywhere; keep them from strangers, never reuse them. */
+struct dip_comm_id {
+    uint8_t bytes[DIP_COMM_ID_BYTES];
+};
+
+/* Rank 0's end before the others come: a listening socket. Opened in rank 0's process, which hands
+ * the id to the others by its own means. */
+struct dip_comm_root;
+struct dip_comm_root_options {
+    const char *backend; /* "shm" or "tcp" */
+    const char *address; /* tcp: this host as the others reach it, a numeric IPv4 or IPv6 address */
+};
+
+/* Errors: INVALID (unknown backend, address not of this host), NO_MEMORY, IO. */
+DIP_MUST_USE enum dip_status dip_comm_root_open(const struct dip_comm_root_options *options,
+                                                struct dip_why *why,
+                                                struct dip_comm_root **ret_root);
+void dip_comm_root_close(struct dip_comm_root *root);
+const struct dip_comm_id *dip_comm_root_id(const struct dip_comm_root *root);
+
+struct dip_comm_options {
+    const struct dip_comm_id *id;
+    struct dip_comm_root *root; /* rank 0's, read during open; other ranks leave it NULL */
+    int rank;
+    int count;              /* 1..DIP_COMM_RANKS_MAX */
+    int64_t join_ns_max;    /* how long to wait for all ranks; 0 = 30 s */
+    int64_t silence_ns_max; /* no sign of life for so long means lost; 0 = 1 s */
+    int64_t wait_ns_max;    /* a living rank that is so late is given up; 0 = 10 s */
+};
+
+/* Returns when all ranks have joined. A group of one needs no id and moves nothing.
+ * Errors: TIMEOUT (not all came), UNREACHABLE, CORRUPT (not an id, or not a rank of this group),
+ * NO_MEMORY, IO. */
+struct dip_comm;
+DIP_MUST_USE enum dip_status dip_comm_open(const struct dip_comm_options *options,
+                                           struct dip_why *why, struct dip_comm **ret_comm);
+/* Tells the others that this rank leaves in good order, which is an error only to those that still
+ * wait for it. */
+void dip_comm_close(struct dip_comm *comm);
+
+int dip_comm_rank(const struct dip_comm *comm);
+int dip_comm_count(const struct dip_comm *comm);
+
+/* The collectives. Tensors are dense f32 or i32 in memory of the stream's device; complete after
+ * dip_wait. Errors of all, and of every later call: UNREACHABLE (a rank died), TIMEOUT (a rank is
+ * silent or late), CANCELLED (some rank aborted), CORRUPT (ranks do not do the same). Output is
+ * undefined then. */
+
+/* all[count * rows, columns] = the ranks' mine[rows, columns], in rank order. all may not alias
+ * mine. */
+DIP_MUST_USE enum dip_status dip_comm_gather(struct dip_comm *comm, struct dip_stream *s,
+                                             struct dip_tensor all, struct dip_tensor mine);
+
+/* In place, f32: each rank's partial becomes the sum of all, neighbours joining first, then pairs
+ * of them: ((p0 + p1) + (p2 + p3)) + ... The number of ranks is a power of two. */
+DIP_MUST_USE enum dip_status dip_comm_sum(struct dip_comm *comm, struct dip_stream *s,
+                                          struct dip_tensor partial);
+
+/* Host memory, complete on return: data of rank `from` becomes that of all. For control data, at
+ * most DIP_COMM_SMALL_BYTES_MAX. */
+DIP_MUST_USE enum dip_status dip_comm_broadcast(struct dip_comm *comm, int from, void *data,
+                                                size_t bytes);
+
+/* OK, or why the group ended. */
+enum dip_status dip_comm_error(struct dip_comm *comm);
+
+/* Ends the group for all ranks: collectives under way and later ones return CANCELLED. */
+void dip_comm_abort(struct dip_comm *comm);
