@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "engine/bench_private.h"
 #include "engine/place.h"
+#include "ops/bench.h"
 
 /* ---- timing ---- */
 
@@ -60,6 +61,12 @@ static void times_settle(const struct dip__bench_times *times, double *best_s, d
     *median_s = (double)(median > best ? median : best) * 1e-9;
 }
 
+struct dip__bench_times dip__bench_times_best(double seconds)
+{
+    return (struct dip__bench_times){
+        .is_best_only = true, .count = 1, .ns = {(int64_t)(seconds * 1e9 + 0.5)}};
+}
+
 double dip__bench_best_s(const struct dip__bench_times *times)
 {
     double best_s;
@@ -92,7 +99,7 @@ void dip__bench_report_time(const struct dip__bench *bench, const char *name,
                                 .bound = bound_s * 1e3,
                                 .share = bound_s / best_s,
                                 .median = median_s * 1e3,
-                                .repeats = times->count};
+                                .repeats = times->is_best_only ? 0 : times->count};
     va_list arguments;
     va_start(arguments, format);
     row_send(bench, &row, format, arguments);
@@ -112,7 +119,7 @@ void dip__bench_report_rate(const struct dip__bench *bench, const char *name,
                                 .bound = rate->bound / rate->scale,
                                 .share = rate->work / best_s / rate->bound,
                                 .median = rate->work / median_s / rate->scale,
-                                .repeats = times->count};
+                                .repeats = times->is_best_only ? 0 : times->count};
     va_list arguments;
     va_start(arguments, format);
     row_send(bench, &row, format, arguments);
@@ -206,6 +213,22 @@ static enum dip_status options_check(const struct dip_bench_options *o, struct d
     return DIP_OK;
 }
 
+static enum dip_status limits_measure(struct dip__bench *bench)
+{
+    struct dip_bench_machine rates;
+    if (dip_bench_machine(bench->device, &rates))
+        return dip_fail(bench->why, DIP_NO_MEMORY, "no memory to measure the machine with");
+    bench->machine = (struct dip_bench_limits){
+        .backend = dip_device_backend(bench->device),
+        .device_class = dip_device_class(bench->device),
+        .threads = rates.threads,
+        .read_bytes_s = rates.read_bytes_per_s,
+        .copy_bytes_s = rates.copy_bytes_per_s,
+        .fma_flops_s = rates.flops_per_s,
+    };
+    return DIP_OK;
+}
+
 enum dip_status dip_bench_run(const struct dip_bench_options *options, struct dip_why *why)
 {
     DIP_TRY(options_check(options, why));
@@ -217,7 +240,7 @@ enum dip_status dip_bench_run(const struct dip_bench_options *options, struct di
     status = dip_stream_open(bench.device, &bench.stream);
     if (status)
         goto out;
-    status = dip__bench_limits(&bench);
+    status = limits_measure(&bench);
     if (status)
         goto out;
     if (options->on_machine)

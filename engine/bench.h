@@ -14,7 +14,7 @@
 enum dip_bench_part {
     DIP_BENCH_AR = 1,        /* ar.prefill, ar.decode.b1 .b4 .b16, ar.sample */
     DIP_BENCH_DIFFUSION = 2, /* dit.gemm, dit.depthwise, dit.norm, dit.step.b1 .b4 */
-    DIP_BENCH_DECODE = 4,    /* vae.decode, png.encode */
+    DIP_BENCH_DECODE = 4,    /* vae.conv, vae.decode, png.encode */
     DIP_BENCH_E2E = 8,       /* e2e.<model>: prompt ids to PNG bytes */
 };
 
@@ -23,7 +23,8 @@ struct dip_bench_limits {
     const char *backend;      /* "cpu" */
     const char *device_class; /* "cpu-avx2" */
     int threads;
-    double read_bytes_s; /* memory read rate, all threads, f32 sums over a buffer beyond caches */
+    double read_bytes_s; /* reading in order, all threads, beyond any cache */
+    double copy_bytes_s; /* copying, bytes read plus bytes written */
     double fma_flops_s;  /* f32 multiply-adds from registers, all threads; one is two operations */
 };
 
@@ -34,8 +35,8 @@ struct dip_bench_row {
     const char *unit; /* "ms", "GFLOP/s", "GB/s" or "MB/s" */
     double bound;     /* same unit */
     double share;
-    double median; /* same unit */
-    int repeats;
+    double median;    /* same unit */
+    int repeats;      /* 0: unknown, the best only (single operations); median is then value */
     const char *note; /* sizes, and what the bound is */
 };
 

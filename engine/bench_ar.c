@@ -9,7 +9,7 @@
 
 #include "base/assert.h"
 #include "engine/bench_private.h"
-#include "engine/place.h"
+#include "ops/bench.h"
 
 enum { PROMPT = 128, TOKENS = 48, SLOTS = 16 };
 
@@ -101,39 +101,17 @@ static enum dip_status bench_decode(struct ar_run *run, int jobs)
     return DIP_OK;
 }
 
-static enum dip_status time_sample(struct dip__bench *bench, struct dip_arena *arena)
-{
-    int64_t V = bench->model->config.ar.vocab;
-    struct dip_tensor logits = dip__bench_normals(arena, 1, V);
-    struct dip_tensor ids = dip_tensor_1d(dip__place(arena, sizeof(int32_t)), DIP_I32, 1);
-    struct dip_draw draw = {
-        .temperature = 1, .top_k = V < 1200 ? (int32_t)V : 1200, .top_p = 0.95f};
-    struct dip_rng_key key = {.seed = 1, .purpose = DIP_RNG_TEST};
-    struct dip_sample_args args = {.ids = ids, .logits = logits, .draws = &draw};
-    struct dip__bench_times times = dip__bench_times(bench);
-    while (dip__bench_more(&times)) {
-        draw.uniform = dip_rng_uniform(&key, (uint64_t)times.count);
-        dip__bench_start(&times);
-        DIP_TRY(dip_sample(bench->stream, &args));
-        DIP_TRY(dip_wait(bench->stream));
-        dip__bench_stop(&times);
-    }
-    double bytes = (double)V * sizeof(float);
-    dip__bench_report_time(bench, "ar.sample", &times, bytes / bench->machine.read_bytes_s,
-                           "%lld logits, top-k %d, top-p 0.95; bound: reading them once",
-                           (long long)V, draw.top_k);
-    return DIP_OK;
-}
-
 static enum dip_status bench_sample(struct dip__bench *bench)
 {
-    struct dip_mem mem = {0};
-    struct dip_arena arena;
-    size_t bytes = dip__rows_bytes(1, bench->model->config.ar.vocab) + DIP_ARENA_ALIGN;
-    DIP_TRY(dip__bench_reserve(bench, bytes, &mem, &arena));
-    enum dip_status status = time_sample(bench, &arena);
-    dip_release(bench->device, &mem);
-    return status;
+    int64_t V = bench->model->config.ar.vocab;
+    struct dip_bench_result result;
+    DIP_TRY(dip_bench_sample(bench->device, 1, V, &result));
+    struct dip__bench_times times = dip__bench_times_best(result.seconds);
+    double bytes = (double)V * sizeof(float);
+    dip__bench_report_time(bench, "ar.sample", &times, bytes / bench->machine.read_bytes_s,
+                           "%lld logits, top-k 1200, top-p 0.95; bound: reading them once",
+                           (long long)V);
+    return DIP_OK;
 }
 
 static enum dip_status engine_rows(struct ar_run *run)

@@ -6,10 +6,32 @@
 #include "base/assert.h"
 #include "engine/bench_private.h"
 #include "engine/place.h"
+#include "ops/bench.h"
 
-enum { EDGE_DEFAULT = 8, PNG_EDGE = 1024 };
+enum { EDGE_DEFAULT = 8, CONV_EDGE = 64, PNG_EDGE = 1024 };
 
 /* ---- decoder ---- */
+
+/* The convolution of the widest residual blocks. */
+static enum dip_status bench_conv(struct dip__bench *bench)
+{
+    const struct dip_vae_config *c = &bench->model->config.vae;
+    int channels = 0;
+    for (int stage = 0; stage < c->stages; stage++)
+        if (c->block[stage] == DIP_VAE_RES && c->channels[stage] > channels)
+            channels = c->channels[stage];
+    if (channels == 0)
+        return DIP_OK;
+    struct dip_bench_conv shape = {CONV_EDGE, CONV_EDGE, channels, channels, 1};
+    struct dip_bench_result result;
+    DIP_TRY(dip_bench_conv(bench->device, &shape, &result));
+    struct dip__bench_times times = dip__bench_times_best(result.seconds);
+    struct dip__bench_rate rate = {"GFLOP/s", 1e9, result.flops, bench->machine.fma_flops_s};
+    dip__bench_report_rate(bench, "vae.conv", &times, &rate,
+                           "3x3, %d x %d x %d; bound: multiply-adds in registers", CONV_EDGE,
+                           CONV_EDGE, channels);
+    return DIP_OK;
+}
 
 static enum dip_status time_vae(struct dip__bench *bench, struct dip_arena *arena, int edge)
 {
@@ -143,6 +165,7 @@ enum dip_status dip__bench_decode(struct dip__bench *bench)
 {
     if (!bench->model->vae)
         return dip_fail(bench->why, DIP_INVALID, "%s has no decoder", bench->model_name);
+    DIP_TRY(bench_conv(bench));
     DIP_TRY(bench_vae(bench));
     return bench_png(bench);
 }

@@ -9,8 +9,9 @@
 #include "base/assert.h"
 #include "engine/bench_private.h"
 #include "engine/place.h"
+#include "ops/bench.h"
 
-enum { BATCH_MAX = 4, EDGE_DEFAULT = 16, GEMM_ROWS = 1024 };
+enum { BATCH_MAX = 4, EDGE_DEFAULT = 16, GEMM_ROWS = 1024, MAP_EDGE = 32 };
 
 static int latent_edge(const struct dip__bench *bench)
 {
@@ -23,90 +24,44 @@ static int latent_edge(const struct dip__bench *bench)
     return (edge + patch - 1) / patch * patch;
 }
 
-static enum dip_status time_gemm(struct dip__bench *bench, struct dip_arena *arena)
+static enum dip_status bench_gemm(struct dip__bench *bench)
 {
     const struct dip_dit_config *c = &bench->model->config.dit;
-    int64_t D = c->width;
-    int64_t N = 2 * (int64_t)c->ffn;
-    struct dip_tensor in = dip__bench_normals(arena, GEMM_ROWS, D);
-    struct dip_tensor weight = dip__bench_normals(arena, N, D);
-    struct dip_tensor out = dip__place_rows(arena, GEMM_ROWS, N);
-    struct dip__bench_times times = dip__bench_times(bench);
-    while (dip__bench_more(&times)) {
-        dip__bench_start(&times);
-        DIP_TRY(dip_linear(bench->stream,
-                           &(struct dip_linear_args){.out = out, .in = in, .weight = weight}));
-        DIP_TRY(dip_wait(bench->stream));
-        dip__bench_stop(&times);
-    }
-    dip__bench_report_rate(bench, "dit.gemm", &times,
-                           &(struct dip__bench_rate){.unit = "GFLOP/s",
-                                                     .scale = 1e9,
-                                                     .work = 2.0 * GEMM_ROWS * (double)(N * D),
-                                                     .bound = bench->machine.fma_flops_s},
-                           "[%d, %lld] x [%lld, %lld]^T, f32; bound: multiply-adds in registers",
-                           GEMM_ROWS, (long long)D, (long long)N, (long long)D);
+    struct dip_bench_linear shape = {GEMM_ROWS, 2 * (int64_t)c->ffn, c->width, DIP_F32, 0};
+    struct dip_bench_result result;
+    DIP_TRY(dip_bench_linear(bench->device, &shape, &result));
+    struct dip__bench_times times = dip__bench_times_best(result.seconds);
+    struct dip__bench_rate rate = {"GFLOP/s", 1e9, result.flops, bench->machine.fma_flops_s};
+    dip__bench_report_rate(bench, "dit.gemm", &times, &rate,
+                           "[%d, %d] x [%d, %d]^T, f32; bound: multiply-adds in registers",
+                           GEMM_ROWS, c->width, 2 * c->ffn, c->width);
     return DIP_OK;
 }
 
-static enum dip_status time_depthwise(struct dip__bench *bench, struct dip_arena *arena)
+static enum dip_status bench_depthwise(struct dip__bench *bench)
 {
-    int64_t C = 2 * (int64_t)bench->model->config.dit.ffn;
-    int64_t edge = latent_edge(bench) < 32 ? 32 : latent_edge(bench);
-    struct dip_tensor weight_rows = dip__bench_normals(arena, C, 9);
-    struct dip_tensor weight = {.data = weight_rows.data,
-                                .dtype = DIP_F32,
-                                .rank = 4,
-                                .dims = {C, 1, 3, 3},
-                                .row_stride = 3};
-    struct dip_tensor in = dip__bench_normals(arena, edge * edge, C);
-    struct dip_tensor out = dip__place_rows(arena, edge * edge, C / 2);
-    struct dip__bench_times times = dip__bench_times(bench);
-    while (dip__bench_more(&times)) {
-        dip__bench_start(&times);
-        DIP_TRY(dip_conv_depthwise(bench->stream,
-                                   &(struct dip_conv_depthwise_args){
-                                       .out = dip_image(out.data, DIP_F32, 1, edge, edge, C / 2),
-                                       .in = dip_image(in.data, DIP_F32, 1, edge, edge, C),
-                                       .weight = weight,
-                                       .is_gated = true}));
-        DIP_TRY(dip_wait(bench->stream));
-        dip__bench_stop(&times);
-    }
-    double bytes = (double)(edge * edge) * (double)C * 1.5 * sizeof(float);
-    dip__bench_report_rate(
-        bench, "dit.depthwise", &times,
-        &(struct dip__bench_rate){
-            .unit = "GB/s", .scale = 1e9, .work = bytes, .bound = bench->machine.read_bytes_s},
-        "3x3 gated, %lld x %lld x %lld; bound: read rate, writes counted too", (long long)edge,
-        (long long)edge, (long long)C);
+    const struct dip_dit_config *c = &bench->model->config.dit;
+    struct dip_bench_depthwise shape = {1, MAP_EDGE, MAP_EDGE, 2 * (int64_t)c->ffn, 3, true};
+    struct dip_bench_result result;
+    DIP_TRY(dip_bench_depthwise(bench->device, &shape, &result));
+    struct dip__bench_times times = dip__bench_times_best(result.seconds);
+    struct dip__bench_rate rate = {"GB/s", 1e9, result.bytes, bench->machine.copy_bytes_s};
+    dip__bench_report_rate(bench, "dit.depthwise", &times, &rate,
+                           "3x3 gated, %d x %d x %d; bound: copying", MAP_EDGE, MAP_EDGE,
+                           2 * c->ffn);
     return DIP_OK;
 }
 
-static enum dip_status time_norm(struct dip__bench *bench, struct dip_arena *arena)
+static enum dip_status bench_norm(struct dip__bench *bench)
 {
-    int64_t D = bench->model->config.dit.width;
-    int64_t rows = 8 * GEMM_ROWS;
-    struct dip_tensor in = dip__bench_normals(arena, rows, D);
-    struct dip_tensor out = dip__place_rows(arena, rows, D);
-    struct dip_tensor weight = dip__bench_normals(arena, 1, D);
-    weight = dip_tensor_1d(weight.data, DIP_F32, D);
-    struct dip__bench_times times = dip__bench_times(bench);
-    while (dip__bench_more(&times)) {
-        dip__bench_start(&times);
-        DIP_TRY(dip_norm_rms(
-            bench->stream,
-            &(struct dip_norm_rms_args){.out = out, .in = in, .weight = weight, .eps = 1e-5f}));
-        DIP_TRY(dip_wait(bench->stream));
-        dip__bench_stop(&times);
-    }
-    dip__bench_report_rate(bench, "dit.norm", &times,
-                           &(struct dip__bench_rate){.unit = "GB/s",
-                                                     .scale = 1e9,
-                                                     .work = (double)(2 * rows * D) * sizeof(float),
-                                                     .bound = bench->machine.read_bytes_s},
-                           "RMSNorm of [%lld, %lld]; bound: read rate, writes counted too",
-                           (long long)rows, (long long)D);
+    int width = bench->model->config.dit.width;
+    int rows = 8 * GEMM_ROWS;
+    struct dip_bench_result result;
+    DIP_TRY(dip_bench_norm(bench->device, DIP_BENCH_NORM_LAYER, rows, width, &result));
+    struct dip__bench_times times = dip__bench_times_best(result.seconds);
+    struct dip__bench_rate rate = {"GB/s", 1e9, result.bytes, bench->machine.copy_bytes_s};
+    dip__bench_report_rate(bench, "dit.norm", &times, &rate, "[%d, %d]; bound: copying", rows,
+                           width);
     return DIP_OK;
 }
 
@@ -187,32 +142,6 @@ static enum dip_status time_step(struct dip__bench *bench, struct step_run *run,
 
 /* ---- the part ---- */
 
-static enum dip_status bench_ops(struct dip__bench *bench)
-{
-    const struct dip_dit_config *c = &bench->model->config.dit;
-    int64_t D = c->width;
-    int64_t F = c->ffn;
-    int64_t edge = latent_edge(bench) < 32 ? 32 : latent_edge(bench);
-    size_t gemm = dip__rows_bytes(GEMM_ROWS, D) + dip__rows_bytes(2 * F, D) +
-                  dip__rows_bytes(GEMM_ROWS, 2 * F);
-    size_t depthwise = dip__rows_bytes(2 * F, 9) + dip__rows_bytes(edge * edge, 2 * F) +
-                       dip__rows_bytes(edge * edge, F);
-    size_t norm = 2 * dip__rows_bytes(8 * (int64_t)GEMM_ROWS, D) + dip__rows_bytes(1, D);
-    size_t bytes = gemm > depthwise ? gemm : depthwise;
-    struct dip_mem mem = {0};
-    struct dip_arena arena;
-    DIP_TRY(dip__bench_reserve(bench, bytes > norm ? bytes : norm, &mem, &arena));
-    enum dip_status status = time_gemm(bench, &arena);
-    dip_arena_reset(&arena, 0);
-    if (!status)
-        status = time_depthwise(bench, &arena);
-    dip_arena_reset(&arena, 0);
-    if (!status)
-        status = time_norm(bench, &arena);
-    dip_release(bench->device, &mem);
-    return status;
-}
-
 static enum dip_status bench_steps(struct dip__bench *bench)
 {
     const struct dip_generation_config *g = &bench->model->config.generation;
@@ -234,6 +163,8 @@ enum dip_status dip__bench_diffusion(struct dip__bench *bench)
 {
     if (!bench->model->dit)
         return dip_fail(bench->why, DIP_INVALID, "%s has no diffusion panel", bench->model_name);
-    DIP_TRY(bench_ops(bench));
+    DIP_TRY(bench_gemm(bench));
+    DIP_TRY(bench_depthwise(bench));
+    DIP_TRY(bench_norm(bench));
     return bench_steps(bench);
 }

@@ -18,6 +18,7 @@ struct dip__bench {
 enum { DIP__BENCH_REPEATS_MIN = 5, DIP__BENCH_REPEATS_MAX = 200 };
 
 struct dip__bench_times {
+    bool is_best_only; /* ns[0] is the best of unknown repeats */
     int64_t row_ns;
     int64_t first_ns, start_ns;
     int64_t ns[DIP__BENCH_REPEATS_MAX];
@@ -31,6 +32,8 @@ bool dip__bench_more(struct dip__bench_times *times);
 void dip__bench_start(struct dip__bench_times *times);
 void dip__bench_stop(struct dip__bench_times *times);
 double dip__bench_best_s(const struct dip__bench_times *times);
+/* One result of ops/bench.h, which keeps the best only. */
+struct dip__bench_times dip__bench_times_best(double seconds);
 
 /* A row in ms against a bound in seconds; a row as a rate: work per second over scale. */
 void dip__bench_report_time(const struct dip__bench *bench, const char *name,
@@ -58,8 +61,6 @@ struct dip_tensor dip__bench_normals(struct dip_arena *arena, int64_t rows, int6
 
 /* ---- parts ---- */
 
-/* Fills bench->machine's rates. */
-DIP_MUST_USE enum dip_status dip__bench_limits(struct dip__bench *bench);
 DIP_MUST_USE enum dip_status dip__bench_ar(struct dip__bench *bench);
 DIP_MUST_USE enum dip_status dip__bench_diffusion(struct dip__bench *bench);
 DIP_MUST_USE enum dip_status dip__bench_decode(struct dip__bench *bench);

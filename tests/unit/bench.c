@@ -54,7 +54,7 @@ struct seen {
 static const char *const expected[] = {
     "ar.prefill", "ar.decode.b1",  "ar.decode.b4", "ar.decode.b16", "ar.sample",
     "dit.gemm",   "dit.depthwise", "dit.norm",     "dit.step.b1",   "dit.step.b4",
-    "vae.decode", "png.encode",    "e2e.model",
+    "vae.conv",   "vae.decode",    "png.encode",   "e2e.model",
 };
 enum { EXPECTED = sizeof expected / sizeof *expected };
 
@@ -64,6 +64,7 @@ static void see_machine(void *context, const struct dip_bench_limits *machine)
     assert_int_equal(seen->rows, 0);
     assert_int_equal(machine->threads, 2);
     assert_true(machine->read_bytes_s > 1e8 && machine->read_bytes_s < 1e13);
+    assert_true(machine->copy_bytes_s > 1e8 && machine->copy_bytes_s < 1e13);
     assert_true(machine->fma_flops_s > 1e8 && machine->fma_flops_s < 1e14);
     seen->machines++;
 }
@@ -79,7 +80,7 @@ static void see_row(void *context, const struct dip_bench_row *row)
     double share = is_time ? row->bound / row->value : row->value / row->bound;
     assert_true(fabs(row->share / share - 1) < 1e-9);
     assert_true(is_time ? row->median >= row->value : row->median <= row->value);
-    assert_true(row->repeats >= 1 && strlen(row->note) > 0);
+    assert_true(row->repeats >= 0 && strlen(row->note) > 0);
 }
 
 static void every_row_comes_once_in_order(void **state)
