@@ -358,7 +358,8 @@ enum dip_status dip__arguments_parse(int argc, const char *const *argv, environm
         const struct command *command = &dip__commands[arguments.command];
         bool is_asking = arguments.options.help || arguments.options.version;
         if (command->is_operand_needed && !arguments.operand && !is_asking)
-            return dip_fail(why, DIP_INVALID, "%s needs a %s", command->name, command->operand);
+            return dip_fail(why, DIP_INVALID, "%s needs %s %s", command->name,
+                            strchr(command->operand, '|') ? "one of" : "a", command->operand);
     }
     *ret_arguments = arguments;
     return DIP_OK;
