@@ -126,7 +126,7 @@ void dip_kv_store_free(struct dip_kv_store *store)
 {
     if (!store)
         return;
-    for (int i = 0; i < store->key_count; i++)
+    for (int i = 0; store->keys && i < store->key_count; i++)
         blob_drop(store->keys[i].value);
     while (store->event_first < store->event_next)
         event_forget(store);
@@ -171,8 +171,10 @@ static void key_remove(struct dip_kv_store *store, struct record *record)
     struct record event = {.mod_revision = store->revision, .is_deleted = true};
     memcpy(event.key, record->key, sizeof event.key);
     event_push(store, &event);
-    blob_drop(record->value);
-    *record = store->keys[--store->key_count];
+    struct blob *value = record->value;
+    struct record *last = &store->keys[--store->key_count];
+    memmove(record, last, sizeof *record); /* they may be the same */
+    blob_drop(value);
 }
 
 static struct lease *lease_find(struct dip_kv_store *store, int64_t id)
