@@ -8,6 +8,7 @@
 #include <pcre2.h>
 #include <png.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <utf8proc.h>
@@ -65,12 +66,13 @@ static void check_cpu(struct doctor *d)
 /* MemAvailable counts what the page cache would give back: mapped weights live there. */
 static uint64_t memory_available(void)
 {
+    static const char name[] = "MemAvailable:";
     uint64_t kib = 0;
     char line[128];
     FILE *file = fopen("/proc/meminfo", "r");
-    while (file && fgets(line, sizeof line, file))
-        if (sscanf(line, "MemAvailable: %llu", (unsigned long long *)&kib) == 1)
-            break;
+    while (file && kib == 0 && fgets(line, sizeof line, file))
+        if (strncmp(line, name, sizeof name - 1) == 0)
+            kib = strtoull(line + sizeof name - 1, NULL, 10);
     if (file)
         fclose(file);
     return kib * 1024;

@@ -115,7 +115,8 @@ static enum dip_status copy_payload(const void *data, size_t bytes, struct dip_w
     if (!copy)
         return dip_fail(why, DIP_NO_MEMORY, "no memory for the request");
     memcpy(copy, data, bytes);
-    *ret_payload = (struct dip_payload){copy, bytes};
+    ret_payload->data = copy;
+    ret_payload->bytes = bytes;
     return DIP_OK;
 }
 

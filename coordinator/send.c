@@ -79,7 +79,8 @@ static bool payload_copy(const void *data, size_t bytes, struct dip_payload *ret
     if (!copy)
         return false;
     memcpy(copy, data, bytes);
-    *ret_copy = (struct dip_payload){copy, bytes};
+    ret_copy->data = copy;
+    ret_copy->bytes = bytes;
     return true;
 }
 

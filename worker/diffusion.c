@@ -22,7 +22,7 @@ static void job_free(struct diffusion_job *job)
     free(job->hidden.data);
     free(job->noise.data);
     free(job->texts.data);
-    *job = (struct diffusion_job){0};
+    memset(job, 0, sizeof *job);
 }
 
 /* A place for a job that is not known yet; hinges whose command never came give way, oldest first:
