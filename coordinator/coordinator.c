@@ -270,10 +270,10 @@ enum dip_status dip_coordinator_submit(struct dip_coordinator *coordinator,
         free(client);
         return status;
     }
+    /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the message has carried the record away */
     coordinator->request_serial = request_id;
     *resolved = (struct dip_resolved){0}; /* the client record owns it now */
     *ret_request_id = request_id;
-    /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the message has carried the record away */
     return DIP_OK;
 }
 
