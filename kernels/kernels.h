@@ -1,8 +1,10 @@
 /* kernels/kernels.h - front door of kernels/: arithmetic on raw pointers, one operation per file.
  *
- * Two families with the same signatures:
- *   dip_cpu_<op>   the definition: plain loops, sums in f64, no intrinsics; decides what is right.
- *   dip_avx2_<op>  fast: AVX2, FMA and F16C, chosen at run time; f32 lanes in a fixed order.
+ * Families with the same signatures:
+ *   dip_cpu_<op>     the definition: plain loops, sums in f64, no intrinsics; decides what is
+ * right. dip_avx2_<op>    fast: AVX2, FMA and F16C, chosen at run time; f32 lanes in a fixed order.
+ *   dip_avx512_<op>  the few operations bound by arithmetic, twice as wide, with the AVX2 family's
+ *                    bits: the order belongs to the outputs, not to the registers.
  * Operations that only move data, or whose every rounding is prescribed, have the plain form alone:
  * the fast backend calls it too.
  *
@@ -346,24 +348,36 @@ struct dip_job_ceiling_fma {
 };
 
 /* clang-format off */
+/* Operations with three forms: plain, AVX2, and the same bits by AVX-512. */
+#define DIP_KERNEL_WIDE_LIST(X)                                                                    \
+    X(linear) X(linear_grouped) X(attend_cross) X(attend_linear) X(conv) X(conv_depthwise)
+
 /* Operations with two forms: plain and fast. */
 #define DIP_KERNEL_FAST_LIST(X)                                                                    \
-    X(linear) X(linear_grouped) X(embed) X(norm_rms) X(norm_layer) X(add) X(silu_mul) X(activate)  \
-    X(blend) X(guide) X(rope) X(attend) X(sample) X(attend_cross) X(attend_linear) X(conv)         \
-    X(conv_depthwise) X(check_finite) X(ceiling_read) X(ceiling_copy) X(ceiling_fma)
+    X(embed) X(norm_rms) X(norm_layer) X(add) X(silu_mul) X(activate) X(blend) X(guide) X(rope)    \
+    X(attend) X(sample) X(check_finite) X(ceiling_read) X(ceiling_copy)
 
 /* Operations with the plain form alone. */
 #define DIP_KERNEL_SLOW_LIST(X)                                                                    \
     X(sinusoid) X(kv_append) X(pixel_shuffle) X(repeat_add) X(patch) X(layout) X(rgb8)
 /* clang-format on */
 
-#define DIP_KERNEL_LIST(X) DIP_KERNEL_FAST_LIST(X) DIP_KERNEL_SLOW_LIST(X)
+#define DIP_KERNEL_LIST(X)                                                                         \
+    DIP_KERNEL_WIDE_LIST(X)                                                                        \
+    X(ceiling_fma) DIP_KERNEL_FAST_LIST(X) DIP_KERNEL_SLOW_LIST(X)
 
 #define DIP_KERNEL_CPU(op)                                                                         \
     void dip_cpu_##op(const struct dip_job_##op *job, int64_t begin, int64_t end, void *scratch);
 #define DIP_KERNEL_AVX2(op)                                                                        \
     void dip_avx2_##op(const struct dip_job_##op *job, int64_t begin, int64_t end, void *scratch);
+#define DIP_KERNEL_AVX512(op)                                                                      \
+    void dip_avx512_##op(const struct dip_job_##op *job, int64_t begin, int64_t end, void *scratch);
 DIP_KERNEL_LIST(DIP_KERNEL_CPU)
 DIP_KERNEL_FAST_LIST(DIP_KERNEL_AVX2)
+DIP_KERNEL_WIDE_LIST(DIP_KERNEL_AVX2)
+DIP_KERNEL_WIDE_LIST(DIP_KERNEL_AVX512)
+DIP_KERNEL_AVX2(ceiling_fma)
+DIP_KERNEL_AVX512(ceiling_fma)
 #undef DIP_KERNEL_CPU
 #undef DIP_KERNEL_AVX2
+#undef DIP_KERNEL_AVX512

@@ -24,31 +24,68 @@
     {                                                                                              \
         dip_avx2_##op(job, begin, end, scratch);                                                   \
     }
+#define TRAMPOLINE_AVX512(op)                                                                      \
+    static void avx512_##op(const void *job, int64_t begin, int64_t end, void *scratch)            \
+    {                                                                                              \
+        dip_avx512_##op(job, begin, end, scratch);                                                 \
+    }
 DIP_KERNEL_LIST(TRAMPOLINE_CPU)
 DIP_KERNEL_FAST_LIST(TRAMPOLINE_AVX2)
+DIP_KERNEL_WIDE_LIST(TRAMPOLINE_AVX2)
+DIP_KERNEL_WIDE_LIST(TRAMPOLINE_AVX512)
+TRAMPOLINE_AVX2(ceiling_fma)
+TRAMPOLINE_AVX512(ceiling_fma)
 
-#define FIELD_CPU(op)  .op = plain_##op,
+/* clang-format off */
+#define FIELD_CPU(op) .op = plain_##op,
 #define FIELD_AVX2(op) .op = avx2_##op,
-static const struct dip__cpu_kernels plain_kernels = {.class_name = "cpu-plain",
-                                                      DIP_KERNEL_LIST(FIELD_CPU)};
-static const struct dip__cpu_kernels avx2_kernels = {.class_name = "cpu-avx2",
-                                                     .is_fast = true,
-                                                     DIP_KERNEL_SLOW_LIST(FIELD_CPU)
-                                                         DIP_KERNEL_FAST_LIST(FIELD_AVX2)};
+#define FIELD_AVX512(op) .op = avx512_##op,
+static const struct dip__cpu_kernels plain_kernels = {
+    .class_name = "cpu-plain",
+    DIP_KERNEL_LIST(FIELD_CPU)
+};
+static const struct dip__cpu_kernels avx2_kernels = {
+    .class_name = "cpu-avx2",
+    DIP_KERNEL_SLOW_LIST(FIELD_CPU)
+    DIP_KERNEL_FAST_LIST(FIELD_AVX2)
+    DIP_KERNEL_WIDE_LIST(FIELD_AVX2)
+    FIELD_AVX2(ceiling_fma)
+};
+/* The same class: a wider register holds more outputs, and changes none. */
+static const struct dip__cpu_kernels avx512_kernels = {
+    .class_name = "cpu-avx2",
+    DIP_KERNEL_SLOW_LIST(FIELD_CPU)
+    DIP_KERNEL_FAST_LIST(FIELD_AVX2)
+    DIP_KERNEL_WIDE_LIST(FIELD_AVX512)
+    FIELD_AVX512(ceiling_fma)
+};
+/* clang-format on */
 
-static bool has_avx2(void)
+static bool has_f16c(void)
 {
     unsigned a = 0;
     unsigned b = 0;
     unsigned c = 0;
     unsigned d = 0;
-    bool has_f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
-    return has_f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
-const struct dip__cpu_kernels *dip__cpu_kernels(bool is_plain)
+static bool has_avx2(void)
 {
-    return is_plain || !has_avx2() ? &plain_kernels : &avx2_kernels;
+    return has_f16c() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+
+const struct dip__cpu_kernels *dip__cpu_kernels(enum dip__cpu_family family)
+{
+    if (family == DIP__CPU_PLAIN || !has_avx2())
+        return &plain_kernels;
+    return family == DIP__CPU_BEST && has_avx512() ? &avx512_kernels : &avx2_kernels;
 }
 
 /* ---- threads ---- */
@@ -186,7 +223,7 @@ static const struct dip_ops cpu_ops = {.name = "cpu",
                                        .check_finite = check_finite,
                                        DIP_OPS_LIST(ENTRY)};
 
-enum dip_status dip__cpu_open(struct dip_device *device, int threads, bool is_plain,
+enum dip_status dip__cpu_open(struct dip_device *device, int threads, enum dip__cpu_family family,
                               struct dip_why *why)
 {
     if (threads <= 0)
@@ -198,7 +235,7 @@ enum dip_status dip__cpu_open(struct dip_device *device, int threads, bool is_pl
     if (status)
         return dip_fail(why, status, "%d compute threads could not be started", threads);
     device->ops = &cpu_ops;
-    device->kernels = dip__cpu_kernels(is_plain);
+    device->kernels = dip__cpu_kernels(family);
     device->class_name = device->kernels->class_name;
     device->threads = threads;
     device->part_ns_min = PART_NS_MIN;

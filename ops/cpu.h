@@ -10,14 +10,13 @@ typedef void (*dip__kernel_fn)(const void *job, int64_t begin, int64_t end, void
 /* One family: a function for every operation. */
 struct dip__cpu_kernels {
     const char *class_name;
-    bool is_fast;
 #define DIP__KERNEL_FIELD(op) dip__kernel_fn op;
     DIP_KERNEL_LIST(DIP__KERNEL_FIELD)
 #undef DIP__KERNEL_FIELD
 };
 
-/* The best family for this processor; plain when is_plain. */
-const struct dip__cpu_kernels *dip__cpu_kernels(bool is_plain);
+/* The family asked for, or the best below it that this processor has. */
+const struct dip__cpu_kernels *dip__cpu_kernels(enum dip__cpu_family family);
 
 /* Runs all units of a job. unit_ns is a rough cost, used only to leave small jobs on one thread:
  * the cut never changes bits. */

@@ -107,7 +107,8 @@ enum dip_status dip__cpu_conv(struct dip_stream *s, const struct dip_conv_args *
     cut_conv(&job, pixels, s->device->threads);
     /* Shapes beyond what the fast kernel packs: decided by sizes alone, so always the same bits. */
     bool is_huge = 16 * products > CONV_PANEL_FLOATS || job.edge > CONV_EDGE_MAX;
-    const struct dip__cpu_kernels *kernels = is_huge ? dip__cpu_kernels(true) : s->device->kernels;
+    const struct dip__cpu_kernels *kernels =
+        is_huge ? dip__cpu_kernels(DIP__CPU_PLAIN) : s->device->kernels;
     double unit_ns = dip__flops_ns(2.0 * (double)(job.unit_pixels * job.unit_channels * products));
     int64_t units =
         dip__pieces(pixels, job.unit_pixels) * dip__pieces(job.out_channels, job.unit_channels);
@@ -145,7 +146,7 @@ enum dip_status dip__cpu_conv_depthwise(struct dip_stream *s,
     };
     bool is_fitting = cut_depthwise(&job, a->out.dims[3], s->device->threads);
     const struct dip__cpu_kernels *kernels =
-        is_fitting ? s->device->kernels : dip__cpu_kernels(true);
+        is_fitting ? s->device->kernels : dip__cpu_kernels(DIP__CPU_PLAIN);
     double taps = (double)job.edge * job.edge * (job.is_gated ? 2 : 1);
     double outputs = (double)(job.unit_rows * job.unit_channels * job.width);
     int64_t units = dip__pieces(a->out.dims[3], job.unit_channels) * job.batch *

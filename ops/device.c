@@ -9,9 +9,12 @@ static enum dip_status open_backend(struct dip_device *device, const char *backe
                                     struct dip_why *why)
 {
     if (strcmp(backend, "auto") == 0 || strcmp(backend, "cpu") == 0)
-        return dip__cpu_open(device, threads, false, why);
-    if (strcmp(backend, "cpu-plain") == 0) /* for tests: the definitions, run as a backend */
-        return dip__cpu_open(device, threads, true, why);
+        return dip__cpu_open(device, threads, DIP__CPU_BEST, why);
+    /* For tests: the definitions, and the narrower of the fast families. */
+    if (strcmp(backend, "cpu-plain") == 0)
+        return dip__cpu_open(device, threads, DIP__CPU_PLAIN, why);
+    if (strcmp(backend, "cpu-avx2") == 0)
+        return dip__cpu_open(device, threads, DIP__CPU_AVX2, why);
     if (strcmp(backend, "cuda") == 0)
         return dip_fail(why, DIP_UNSUPPORTED, "this build has no CUDA backend; use --backend cpu");
     return dip_fail(why, DIP_UNSUPPORTED, "there is no backend \"%s\"; use auto, cpu or cuda",

@@ -23,10 +23,12 @@ struct dip_stream {
     struct dip_mem scratch; /* CPU: DIP_KERNEL_SCRATCH_BYTES for each thread */
 };
 
-/* Fills a zeroed device. is_plain forces the plain kernels, so that tests can compare the families
- * through one interface. Errors: NO_MEMORY, LIMIT. */
-DIP_MUST_USE enum dip_status dip__cpu_open(struct dip_device *device, int threads, bool is_plain,
-                                           struct dip_why *why);
+enum dip__cpu_family { DIP__CPU_PLAIN, DIP__CPU_AVX2, DIP__CPU_BEST };
+
+/* Fills a zeroed device. Families other than the best are for tests, which compare them through one
+ * interface. Errors: NO_MEMORY, LIMIT. */
+DIP_MUST_USE enum dip_status dip__cpu_open(struct dip_device *device, int threads,
+                                           enum dip__cpu_family family, struct dip_why *why);
 void dip__cpu_close(struct dip_device *device);
 DIP_MUST_USE enum dip_status dip__cpu_stream_open(struct dip_stream *stream);
 void dip__cpu_stream_close(struct dip_stream *stream);

@@ -46,7 +46,7 @@ DIP_INLINE void scores_of(struct pass *pass, int queries, const float *k, const 
         __m256 acc[QUERIES * 4];
         for (int i = 0; i < queries * 4; i++)
             acc[i] = _mm256_setzero_ps();
-        dip__dot_direct(DIP_F32, queries, 4, pass->q, w, 0, j->head_dim, NULL, acc);
+        dip__dot_direct(DIP_F32, queries, 4, pass->q, w, 0, j->head_dim, false, NULL, acc);
         for (int i = 0; i < queries; i++) {
             const __m256 *lanes = acc + 4 * i;
             __m128 score = dip__sum8x4(lanes[0], lanes[1], lanes[2], lanes[3]);

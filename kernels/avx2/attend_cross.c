@@ -8,11 +8,13 @@
  *
  * More than 1024 keys are taken in blocks of 1024 with a running maximum. Bound by fma. */
 #include "base/assert.h"
-#include "kernels/avx2/tile.h"
+#include "kernels/avx2/inner.h"
+#include "kernels/avx2/simd.h"
 
 enum { ROWS_MAX = 48, KEYS_MAX = 1024, SUM_BLOCK = 256 };
 
 struct state {
+    const struct dip__inner *inner;
     const struct dip_job_attend_cross *j;
     int64_t padded; /* head_dim rounded up to 16 */
     int64_t head;   /* whose keys are packed, from packed_first on; -1: none */
@@ -102,20 +104,36 @@ static void shrink(struct state *s, int64_t r, float factor)
 static void attend_block(struct state *s, const float *q, int64_t rows, int64_t keys, bool is_first)
 {
     const struct dip_job_attend_cross *j = s->j;
-    for (int64_t m = 0; m < keys; m += 16)
-        dip__tile_rows(q, j->q_stride, rows, s->k_panels + m * j->head_dim, j->head_dim, 16,
-                       s->scores + m, KEYS_MAX, true);
+    const int64_t wide = DIP__PANELS_MAX * DIP__PANEL;
+    for (int64_t m = 0; m < keys; m += wide)
+        s->inner->tile_rows(&(struct dip__tile_rows){.a = q,
+                                                     .a_stride = j->q_stride,
+                                                     .rows = rows,
+                                                     .panels = s->k_panels + m * j->head_dim,
+                                                     .panel_next = DIP__PANEL * j->head_dim,
+                                                     .count = j->head_dim,
+                                                     .columns = dip__min(keys - m, wide),
+                                                     .to = s->scores + m,
+                                                     .to_stride = KEYS_MAX,
+                                                     .is_first = true});
     for (int64_t r = 0; r < rows; r++) {
         float factor = soften(s, r, keys);
         if (!is_first)
             shrink(s, r, factor);
     }
-    for (int64_t c = 0; c < s->padded; c += 16)
+    for (int64_t c = 0; c < j->head_dim; c += wide)
         for (int64_t m = 0; m < keys; m += SUM_BLOCK)
-            dip__tile_rows(s->scores + m, KEYS_MAX, rows,
-                           s->v_panels + (c / 16 * KEYS_MAX + m) * 16,
-                           dip__min(keys - m, SUM_BLOCK), dip__min(j->head_dim - c, 16),
-                           s->sums + c, s->padded, is_first && m == 0);
+            s->inner->tile_rows(
+                &(struct dip__tile_rows){.a = s->scores + m,
+                                         .a_stride = KEYS_MAX,
+                                         .rows = rows,
+                                         .panels = s->v_panels + c * KEYS_MAX + m * DIP__PANEL,
+                                         .panel_next = DIP__PANEL * KEYS_MAX,
+                                         .count = dip__min(keys - m, SUM_BLOCK),
+                                         .columns = dip__min(j->head_dim - c, wide),
+                                         .to = s->sums + c,
+                                         .to_stride = s->padded,
+                                         .is_first = is_first && m == 0});
 }
 
 static void attend_rows(struct state *s, int64_t head, int64_t row, int64_t rows)
@@ -141,12 +159,13 @@ static void attend_rows(struct state *s, int64_t head, int64_t row, int64_t rows
     }
 }
 
-void dip_avx2_attend_cross(const struct dip_job_attend_cross *j, int64_t begin, int64_t end,
-                           void *scratch)
+void dip__attend_cross(const struct dip__inner *inner, const struct dip_job_attend_cross *j,
+                       int64_t begin, int64_t end, void *scratch)
 {
     dip_assert(j->unit_rows <= ROWS_MAX);
     dip_assert(j->head_dim <= DIP_KERNEL_HEAD_DIM_MAX);
-    struct state s = {.j = j, .padded = (j->head_dim + 15) & ~(int64_t)15, .head = -1};
+    struct state s = {
+        .inner = inner, .j = j, .padded = (j->head_dim + 15) & ~(int64_t)15, .head = -1};
     s.k_panels = scratch;
     s.v_panels = s.k_panels + KEYS_MAX * j->head_dim;
     s.scores = s.v_panels + KEYS_MAX * s.padded;

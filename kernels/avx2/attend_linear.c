@@ -8,11 +8,13 @@
  * is kept as panels, ready to be the right side of the second product. Flops 4 N d^2 a head, a
  * hundredth of the projections around it; bound by reading q, k, v. */
 #include "base/assert.h"
-#include "kernels/avx2/tile.h"
+#include "kernels/avx2/inner.h"
+#include "kernels/avx2/simd.h"
 
 enum { ROWS = 256 };
 
 struct state {
+    const struct dip__inner *inner;
     const struct dip_job_attend_linear *j;
     int64_t padded; /* head_dim rounded up to 16 */
     float *k;       /* [head_dim][ROWS] rectified keys, transposed */
@@ -52,9 +54,16 @@ static void gather(const struct state *s, const float *k, const float *v)
         for (int64_t c = 0; c < s->padded; c += 8)
             _mm256_storeu_ps(s->norm + c, _mm256_add_ps(_mm256_loadu_ps(s->norm + c),
                                                         _mm256_loadu_ps(s->part + c)));
-        for (int64_t d = 0; d < s->padded; d += 16)
-            dip__tile_rows(s->k, ROWS, j->head_dim, s->v + d * ROWS, rows, 16,
-                           s->state + d * j->head_dim, 16, n == 0);
+        for (int64_t d = 0; d < s->padded; d += DIP__PANEL)
+            s->inner->tile_rows(&(struct dip__tile_rows){.a = s->k,
+                                                         .a_stride = ROWS,
+                                                         .rows = j->head_dim,
+                                                         .panels = s->v + d * ROWS,
+                                                         .count = rows,
+                                                         .columns = DIP__PANEL,
+                                                         .to = s->state + d * j->head_dim,
+                                                         .to_stride = DIP__PANEL,
+                                                         .is_first = n == 0});
     }
 }
 
@@ -77,9 +86,18 @@ static void apply_chunk(const struct state *s, const float *q, int64_t rows, flo
     float below[ROWS];
     for (int64_t n = 0; n < rows; n++)
         below[n] = rectify(s, q + n * j->q_stride, s->part + n * s->padded);
-    for (int64_t d = 0; d < s->padded; d += 16)
-        dip__tile_rows(s->part, s->padded, rows, s->state + d * j->head_dim, j->head_dim, 16,
-                       s->out + d, s->padded, true);
+    const int64_t wide = DIP__PANELS_MAX * DIP__PANEL;
+    for (int64_t d = 0; d < j->head_dim; d += wide)
+        s->inner->tile_rows(&(struct dip__tile_rows){.a = s->part,
+                                                     .a_stride = s->padded,
+                                                     .rows = rows,
+                                                     .panels = s->state + d * j->head_dim,
+                                                     .panel_next = DIP__PANEL * j->head_dim,
+                                                     .count = j->head_dim,
+                                                     .columns = dip__min(j->head_dim - d, wide),
+                                                     .to = s->out + d,
+                                                     .to_stride = s->padded,
+                                                     .is_first = true});
     for (int64_t n = 0; n < rows; n++) {
         __m256 divisor = _mm256_set1_ps(below[n]);
         for (int64_t c = 0; c < j->head_dim; c += 8) {
@@ -89,11 +107,11 @@ static void apply_chunk(const struct state *s, const float *q, int64_t rows, flo
     }
 }
 
-void dip_avx2_attend_linear(const struct dip_job_attend_linear *j, int64_t begin, int64_t end,
-                            void *scratch)
+void dip__attend_linear(const struct dip__inner *inner, const struct dip_job_attend_linear *j,
+                        int64_t begin, int64_t end, void *scratch)
 {
     dip_assert(j->head_dim <= DIP_KERNEL_HEAD_DIM_MAX);
-    struct state s = {.j = j, .padded = (j->head_dim + 15) & ~(int64_t)15};
+    struct state s = {.inner = inner, .j = j, .padded = (j->head_dim + 15) & ~(int64_t)15};
     s.k = scratch;
     s.v = s.k + s.padded * ROWS;
     s.state = s.v + s.padded * ROWS;

@@ -8,9 +8,10 @@
  * Weights [Co, Ci, taps] are repacked per panel of 16 output channels to [tap][Ci][16] in scratch:
  * once per unit, shared by its pixels. The sum over (tap, Ci) runs in blocks: whole taps up to 256
  * products, or 256 channels of one tap; a block is one fma chain per output, blocks are added in
- * order. Bound by fma: 12 of them per 2 loads and 6 broadcasts. */
+ * order (kernels/avx2/inner.h, the outer form). Bound by fma. */
 #include "base/assert.h"
-#include "kernels/avx2/tile.h"
+#include "kernels/avx2/inner.h"
+#include "kernels/avx2/simd.h"
 
 enum {
     BLOCK = 256,
@@ -20,6 +21,7 @@ enum {
 };
 
 struct unit {
+    const struct dip__inner *inner;
     const struct dip_job_conv *j;
     int taps;
     int64_t pixel, pixels, channel, channels;
@@ -38,21 +40,21 @@ static void pack_channel(const struct dip_job_conv *j, int taps, int64_t channel
     dip__widen(j->weight.dtype, j->weight.data, channel * count, count, row);
     for (int64_t c = 0; c < j->in_channels; c++)
         for (int t = 0; t < taps; t++)
-            to[(t * j->in_channels + c) * DIP__TILE_COLUMNS] = row[c * taps + t];
+            to[(t * j->in_channels + c) * DIP__PANEL] = row[c * taps + t];
 }
 
 /* `row` holds one channel's weights, widened. */
 static void pack(const struct unit *u, float *row)
 {
-    int64_t panel_size = u->taps * u->j->in_channels * DIP__TILE_COLUMNS;
+    int64_t panel_size = u->taps * u->j->in_channels * DIP__PANEL;
     int64_t padded = (u->channels + 15) & ~(int64_t)15;
     for (int64_t c = 0; c < padded; c++) {
-        float *to = u->panels + c / DIP__TILE_COLUMNS * panel_size + c % DIP__TILE_COLUMNS;
+        float *to = u->panels + c / DIP__PANEL * panel_size + c % DIP__PANEL;
         if (c < u->channels)
             pack_channel(u->j, u->taps, u->channel + c, row, to);
         else
             for (int64_t k = 0; k < u->taps * u->j->in_channels; k++)
-                to[k * DIP__TILE_COLUMNS] = 0.0f;
+                to[k * DIP__PANEL] = 0.0f;
     }
 }
 
@@ -87,38 +89,26 @@ static void point(const struct unit *u)
 
 /* ---- arithmetic ---- */
 
-/* Taps [tap, tap_end), channels [c, c + count) of six pixels against one panel. */
-DIP_INLINE void block_tile(int vectors, const float *const *at, const float *panel, int tap_count,
-                           int64_t panel_tap, int64_t c, int64_t count, float *to, bool is_first)
+/* Taps [tap, tap + tap_count), channels [c, c + count) of all pixels and outputs. Two panels at a
+ * time: the widest tile there is. */
+static void block(const struct unit *u, int tap, int tap_count, int64_t c, int64_t count)
 {
-    __m256 acc[DIP__TILE_ROWS * 2];
-    dip__tile_zero(DIP__TILE_ROWS, vectors, acc);
-    for (int t = 0; t < tap_count; t++) {
-        const float *a[DIP__TILE_ROWS];
-#pragma GCC unroll 6
-        for (int r = 0; r < DIP__TILE_ROWS; r++)
-            a[r] = at[t * DIP__TILE_ROWS + r] + c;
-        dip__tile_step(DIP__TILE_ROWS, vectors, a, panel + t * panel_tap, count, acc);
-    }
-    dip__tile_store(DIP__TILE_ROWS, vectors, acc, to, UNIT_CHANNELS_MAX, is_first);
-}
-
-/* Not inlined: in a function of its own the six pointers stay in registers. */
-static __attribute__((noinline)) void block(const struct unit *u, int tap, int tap_count, int64_t c,
-                                            int64_t count)
-{
-    int64_t panel_tap = u->j->in_channels * DIP__TILE_COLUMNS;
-    bool is_first = tap == 0 && c == 0;
-    for (int64_t n = 0; n < u->channels; n += DIP__TILE_COLUMNS) {
-        const float *panel =
-            u->panels + (n / DIP__TILE_COLUMNS * u->taps + tap) * panel_tap + c * DIP__TILE_COLUMNS;
+    int64_t panel_tap = u->j->in_channels * DIP__PANEL;
+    int64_t panel_next = u->taps * panel_tap;
+    struct dip__tile_pieces job = {.piece_count = tap_count,
+                                   .first = c,
+                                   .panel_next = panel_next,
+                                   .panel_piece = panel_tap,
+                                   .count = count,
+                                   .to_stride = UNIT_CHANNELS_MAX,
+                                   .is_first = tap == 0 && c == 0};
+    for (int64_t n = 0; n < u->channels; n += DIP__PANELS_MAX * DIP__PANEL) {
+        job.columns = dip__min(u->channels - n, DIP__PANELS_MAX * DIP__PANEL);
+        job.panels = u->panels + n / DIP__PANEL * panel_next + tap * panel_tap + c * DIP__PANEL;
         for (int64_t p = 0; p < u->pixels; p += DIP__TILE_ROWS) {
-            const float *const *at = u->at + p * u->taps + (int64_t)tap * DIP__TILE_ROWS;
-            float *to = u->partial + p * UNIT_CHANNELS_MAX + n;
-            if (u->channels - n > 8)
-                block_tile(2, at, panel, tap_count, panel_tap, c, count, to, is_first);
-            else
-                block_tile(1, at, panel, tap_count, panel_tap, c, count, to, is_first);
+            job.at = u->at + p * u->taps + (int64_t)tap * DIP__TILE_ROWS;
+            job.to = u->partial + p * UNIT_CHANNELS_MAX + n;
+            u->inner->tile_pieces(&job);
         }
     }
 }
@@ -170,12 +160,13 @@ static void carve(struct unit *u, void *scratch)
     u->panels = next;
 }
 
-void dip_avx2_conv(const struct dip_job_conv *j, int64_t begin, int64_t end, void *scratch)
+void dip__conv(const struct dip__inner *inner, const struct dip_job_conv *j, int64_t begin,
+               int64_t end, void *scratch)
 {
     dip_assert(j->unit_pixels <= UNIT_PIXELS_MAX);
     dip_assert(j->unit_channels <= UNIT_CHANNELS_MAX);
     dip_assert(j->edge * j->edge <= TAPS_MAX);
-    struct unit u = {.j = j, .taps = j->edge * j->edge, .channel = -1};
+    struct unit u = {.inner = inner, .j = j, .taps = j->edge * j->edge, .channel = -1};
     carve(&u, scratch);
     int64_t pixels = j->batch * j->out_height * j->out_width;
     int64_t pixel_blocks = (pixels + j->unit_pixels - 1) / j->unit_pixels;

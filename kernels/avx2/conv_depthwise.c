@@ -8,21 +8,15 @@
  *
  *   line: [pad][width][pad] pixels x stride floats      weights: [tap][stride]      stride 64 or 32
  *
- * Four neighbouring outputs share each weight and each input: 27 loads for 36 fma at 3x3. Order per
- * output: bias, then taps row by row. Bound by memory: 4 bytes in and 4 (gated 2) bytes out per
- * channel and pixel. Reading pixels straight from the tensor was three times slower: they lie tens
- * of KB apart, so every tap is a miss that no prefetcher foresees; the copy fetches them a row
- * early. */
+ * Order per output: bias, then taps row by row (kernels/avx2/depthwise_row.c). Bound by memory: 4
+ * bytes in and 4 (gated 2) bytes out per channel and pixel. Reading pixels straight from the tensor
+ * was three times slower: they lie tens of KB apart, so every tap is a miss that no prefetcher
+ * foresees; the copy fetches them a row early. */
 #include "base/assert.h"
+#include "kernels/avx2/inner.h"
 #include "kernels/avx2/simd.h"
 
-enum {
-    CHANNELS = 64,       /* of a unit */
-    GATED_CHANNELS = 32, /* of a unit with as many gates beside them */
-    EDGE_MAX = 7,
-    RUN = 4, /* outputs side by side */
-    STREAMED_BYTES_MIN = 16 << 20,
-};
+enum { STREAMED_BYTES_MIN = 16 << 20 };
 
 /* One half of the channels (all of them when there is no gate). */
 struct half {
@@ -33,10 +27,11 @@ struct half {
 };
 
 struct state {
+    const struct dip__inner *inner;
     const struct dip_job_conv_depthwise *j;
     int half_count;
     int64_t channels; /* of the unit */
-    int64_t stride;   /* of pixels in a line: CHANNELS or GATED_CHANNELS */
+    int64_t stride;   /* of pixels in a line: 64, or 32 when gated */
     int64_t line;     /* floats in a line */
     float *row;       /* one channel's weights, widened */
     bool is_streamed; /* the output is too large to be found in a cache by whoever reads it */
@@ -99,161 +94,31 @@ static void load_line(const struct state *s, const struct half *h, int64_t item,
                 j->width, s->channels, line + pad, s->stride);
 }
 
-/* ---- arithmetic ---- */
+/* ---- rows ---- */
 
-/* What the inner loops need, by value: stores through vector types may alias anything, and would
- * have every pointer reloaded. */
-struct taps {
-    const float *lines[EDGE_MAX]; /* of the output row, from the top */
-    const float *weights, *bias;
-};
-
-DIP_INLINE struct taps taps_at(const struct state *s, const struct half *h, int edge, int64_t y)
+static struct dip__depthwise_taps taps_at(const struct state *s, const struct half *h, int64_t y)
 {
-    struct taps t = {.weights = h->weights, .bias = h->bias};
-#pragma GCC unroll 7
-    for (int dy = 0; dy < edge; dy++)
-        t.lines[dy] = line_of(s, h, y + dy - edge / 2);
+    struct dip__depthwise_taps t = {.weights = h->weights, .bias = h->bias};
+    for (int dy = 0; dy < s->j->edge; dy++)
+        t.lines[dy] = line_of(s, h, y + dy - s->j->edge / 2);
     return t;
 }
 
-/* acc[i] = output i of a run that starts at pixel x, channels c..c+8. */
-DIP_INLINE void convolve(const struct taps *t, int edge, int stride, int run, int64_t x, int64_t c,
-                         __m256 *acc)
+static void output_row(const struct state *s, int64_t item, int64_t y)
 {
-    __m256 bias = _mm256_loadu_ps(t->bias + c);
-#pragma GCC unroll 4
-    for (int i = 0; i < run; i++)
-        acc[i] = bias;
-#pragma GCC unroll 7
-    for (int dy = 0; dy < edge; dy++) {
-        const float *line = t->lines[dy] + x * stride + c;
-        const float *weights = t->weights + dy * edge * stride + c;
-        __m256 in[RUN + EDGE_MAX - 1];
-#pragma GCC unroll 10
-        for (int i = 0; i < run + edge - 1; i++)
-            in[i] = _mm256_loadu_ps(line + i * stride);
-#pragma GCC unroll 7
-        for (int dx = 0; dx < edge; dx++) {
-            __m256 w = _mm256_loadu_ps(weights + dx * stride);
-#pragma GCC unroll 4
-            for (int i = 0; i < run; i++)
-                acc[i] = _mm256_fmadd_ps(in[i + dx], w, acc[i]);
-        }
-    }
-}
-
-/* gates[i][c] = silu(output i of the run). Two loops: behind the convolution's chain of fma each
- * exponential would wait for its turn. */
-DIP_INLINE void gates_of(const struct taps *t, int edge, int run, int64_t x, float *gates)
-{
-    for (int64_t c = 0; c < GATED_CHANNELS; c += 8) {
-        __m256 acc[RUN];
-        convolve(t, edge, GATED_CHANNELS, run, x, c, acc);
-#pragma GCC unroll 4
-        for (int i = 0; i < run; i++)
-            _mm256_store_ps(gates + i * GATED_CHANNELS + c, acc[i]);
-    }
-    for (int64_t i = 0; i < run * GATED_CHANNELS; i += 8)
-        _mm256_store_ps(gates + i, dip__silu8(_mm256_load_ps(gates + i)));
-}
-
-/* Streaming stores skip the read that an ordinary store to a missing line starts with. */
-DIP_INLINE void put(float *out, int64_t left, bool is_streamed, __m256 value)
-{
-    if (is_streamed && left >= 8)
-        _mm256_stream_ps(out, value);
-    else
-        dip__put8(out, left, value);
-}
-
-/* A run of pixels, all channels of the unit. gates NULL: no gate. */
-DIP_INLINE void outputs_of(const struct taps *t, int edge, int stride, int run, int64_t x,
-                           int64_t channels, const float *gates, float *out, int64_t out_stride,
-                           bool is_streamed)
-{
-    for (int64_t c = 0; c < channels; c += 8) {
-        __m256 acc[RUN];
-        convolve(t, edge, stride, run, x, c, acc);
-#pragma GCC unroll 4
-        for (int i = 0; i < run; i++) {
-            if (gates)
-                acc[i] = _mm256_mul_ps(acc[i], _mm256_load_ps(gates + i * GATED_CHANNELS + c));
-            put(out + i * out_stride + c, channels - c, is_streamed, acc[i]);
-        }
-    }
-}
-
-DIP_INLINE void run_of(const struct taps *value, const struct taps *gate, int edge, int run,
-                       int64_t x, int64_t channels, float *out, int64_t out_stride,
-                       bool is_streamed)
-{
-    _Alignas(32) float gates[RUN * GATED_CHANNELS];
-    if (gate)
-        gates_of(gate, edge, run, x, gates);
-    outputs_of(value, edge, gate ? GATED_CHANNELS : CHANNELS, run, x, channels, gate ? gates : NULL,
-               out, out_stride, is_streamed);
-}
-
-DIP_INLINE void row_of(const struct state *s, bool is_gated, int edge, int64_t y, float *out)
-{
-    struct taps value = taps_at(s, &s->halves[0], edge, y);
-    struct taps gate = is_gated ? taps_at(s, &s->halves[1], edge, y) : value;
-    const struct taps *gates = is_gated ? &gate : NULL;
-    int64_t width = s->j->width;
-    int64_t channels = s->channels;
-    int64_t out_stride = s->j->out_stride;
-    bool is_streamed = s->is_streamed;
-    int64_t x = 0;
-    for (; x + RUN <= width; x += RUN)
-        run_of(&value, gates, edge, RUN, x, channels, out + x * out_stride, out_stride,
-               is_streamed);
-    for (; x < width; x++)
-        run_of(&value, gates, edge, 1, x, channels, out + x * out_stride, out_stride, is_streamed);
-}
-
-/* One function per shape the models have. */
-static void row_3_gated(const struct state *s, int64_t y, float *out)
-{
-    row_of(s, true, 3, y, out);
-}
-
-static void row_3(const struct state *s, int64_t y, float *out)
-{
-    row_of(s, false, 3, y, out);
-}
-
-static void row_5(const struct state *s, int64_t y, float *out)
-{
-    row_of(s, false, 5, y, out);
-}
-
-static void row_other(const struct state *s, int64_t y, float *out)
-{
-    bool is_gated = s->half_count == 2;
-    switch (s->j->edge) {
-    case 1:
-        row_of(s, is_gated, 1, y, out);
-        break;
-    case 5:
-        row_of(s, is_gated, 5, y, out);
-        break;
-    default:
-        row_of(s, is_gated, 7, y, out);
-        break;
-    }
-}
-
-static void output_row(const struct state *s, int64_t y, float *out)
-{
-    if (s->j->edge == 3 && s->half_count == 2)
-        row_3_gated(s, y, out);
-    else if (s->j->edge == 3)
-        row_3(s, y, out);
-    else if (s->j->edge == 5 && s->half_count == 1)
-        row_5(s, y, out);
-    else
-        row_other(s, y, out);
+    const struct dip_job_conv_depthwise *j = s->j;
+    struct dip__depthwise_row row = {
+        .value = taps_at(s, &s->halves[0], y),
+        .width = j->width,
+        .channels = s->channels,
+        .out = j->out + (item * j->height + y) * j->width * j->out_stride + s->halves[0].channel,
+        .out_stride = j->out_stride,
+        .edge = j->edge,
+        .is_gated = j->is_gated,
+        .is_streamed = s->is_streamed};
+    if (j->is_gated)
+        row.gate = taps_at(s, &s->halves[1], y);
+    s->inner->depthwise_row(&row);
 }
 
 static void run(const struct state *s, int64_t item, int64_t y, int64_t y_end)
@@ -264,9 +129,7 @@ static void run(const struct state *s, int64_t item, int64_t y, int64_t y_end)
         for (; loaded <= y + j->edge / 2; loaded++)
             for (int h = 0; h < s->half_count; h++)
                 load_line(s, &s->halves[h], item, loaded);
-        output_row(s, y,
-                   j->out + (item * j->height + y) * j->width * j->out_stride +
-                       s->halves[0].channel);
+        output_row(s, item, y);
     }
 }
 
@@ -284,7 +147,7 @@ static void enter(struct state *s, int64_t channel, int64_t outputs, void *scrat
     s->channels = dip__min(j->unit_channels, outputs - channel);
     s->line = (j->width + j->edge - 1) * s->stride;
     s->row = scratch;
-    float *next = s->row + CHANNELS;
+    float *next = s->row + DIP__DEPTHWISE_CHANNELS;
     for (int h = 0; h < s->half_count; h++) {
         s->halves[h].channel = channel + h * outputs;
         s->halves[h].bias = next;
@@ -297,14 +160,14 @@ static void enter(struct state *s, int64_t channel, int64_t outputs, void *scrat
     }
 }
 
-void dip_avx2_conv_depthwise(const struct dip_job_conv_depthwise *j, int64_t begin, int64_t end,
-                             void *scratch)
+void dip__conv_depthwise(const struct dip__inner *inner, const struct dip_job_conv_depthwise *j,
+                         int64_t begin, int64_t end, void *scratch)
 {
-    dip_assert(j->unit_channels <= (j->is_gated ? GATED_CHANNELS : CHANNELS));
-    dip_assert(j->edge == 1 || j->edge == 3 || j->edge == 5 || j->edge == EDGE_MAX);
-    struct state s = {.j = j, .half_count = j->is_gated ? 2 : 1};
+    struct state s = {.inner = inner, .j = j, .half_count = j->is_gated ? 2 : 1};
+    s.stride = j->is_gated ? DIP__DEPTHWISE_GATED_CHANNELS : DIP__DEPTHWISE_CHANNELS;
+    dip_assert(j->unit_channels <= s.stride);
+    dip_assert(j->edge <= DIP__DEPTHWISE_EDGE_MAX);
     int64_t outputs = j->channels / s.half_count;
-    s.stride = j->is_gated ? GATED_CHANNELS : CHANNELS;
     s.is_streamed = is_streamed(j, outputs);
     int64_t row_blocks = (j->height + j->unit_rows - 1) / j->unit_rows;
     int64_t entered = 0;

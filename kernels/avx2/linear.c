@@ -3,16 +3,17 @@
  * Dot form (kernels/avx2/dot.h): weights stay row-major [N, K] and are never transposed, so
  * decoding reads each byte of them once, in order. Two ways through the same arithmetic:
  *   direct  1..3 rows: four weight rows at a time, widened in registers. Bound by memory.
- *   panel   more rows: a block of 512 k of four weight rows is widened once into a panel, then
+ *   panel   more rows: a block of 512 k of eight weight rows is widened once into a panel, then
  * tiles of 3 rows x 4 columns run over it: 7 loads for 12 fma, so bound by fma. Block sums of a
  * tile wait in `partial` while the next 512 k are done; chunks (row-parallel products) each end in
  * such a buffer and join pairwise as a binary counter carries. */
 #include "base/assert.h"
 #include "kernels/avx2/dot.h"
+#include "kernels/avx2/inner.h"
 
 enum {
     UNIT_ROWS_MAX = 128,
-    UNIT_COLUMNS_MAX = 64,
+    UNIT_COLUMNS_MAX = DIP__PARTIAL_STRIDE,
     TREE_LEVELS_MAX = 11, /* log2(DIP_KERNEL_LINEAR_CHUNKS_MAX) + 1 */
     DIRECT_ROWS_MAX = 3,
     FEW_ROWS = 24,
@@ -79,7 +80,7 @@ DIP_INLINE void direct4(const struct dip_job_linear *j, enum dip_dtype dtype, in
             for (int i = 0; i < rows * 4; i++)
                 acc[i] = _mm256_setzero_ps();
             int64_t count = dip__min(length - k, DIP__DOT_BLOCK);
-            dip__dot_direct(dtype, rows, 4, a, w, first + k, count, ahead, acc);
+            dip__dot_direct(dtype, rows, 4, a, w, first + k, count, true, ahead, acc);
             ahead += 4 * count * size;
             for (int r = 0; r < rows; r++) {
                 const __m256 *lanes = acc + 4 * r;
@@ -128,87 +129,52 @@ DIRECT(direct_f16, DIP_F16)
 
 /* ---- panel ---- */
 
-static void pack(const struct dip_job_linear *j, int64_t column, int64_t k, int64_t count,
-                 float *panel)
-{
-    const void *w[4];
-    for (int i = 0; i < 4; i++)
-        w[i] = weight_row(j, column + i, k);
-    int64_t ahead = 4 * j->weight_stride * (j->weight.dtype == DIP_F32 ? 4 : 2);
-    switch (j->weight.dtype) {
-    case DIP_F32:
-        dip__dot_pack(DIP_F32, 4, w, count, ahead, panel);
-        break;
-    case DIP_BF16:
-        dip__dot_pack(DIP_BF16, 4, w, count, ahead, panel);
-        break;
-    default:
-        dip__dot_pack(DIP_F16, 4, w, count, ahead, panel);
-        break;
-    }
-}
+struct product {
+    const struct dip__inner *inner;
+    const struct dip_job_linear *j;
+    struct tile t;
+    float *panel; /* eight columns over a block of k */
+    float *stack; /* [TREE_LEVELS_MAX][UNIT_ROWS_MAX][UNIT_COLUMNS_MAX] sums of sub-trees */
+};
 
-/* partial[r][0..4) (+)= block sums of `rows` rows against a panel of four columns. */
-DIP_INLINE void panel_tile(int rows, const float *in, int64_t in_stride, const float *panel,
-                           int64_t k, float *partial, bool is_first)
+/* Columns from c on, as many as a panel holds, over one block of k. */
+static void block_sums(const struct product *p, int64_t c, int64_t k, int64_t count, float *partial,
+                       bool is_first)
 {
-    const float *a[3];
-    __m256 acc[12];
-    for (int r = 0; r < rows; r++)
-        a[r] = in + r * in_stride;
-    for (int i = 0; i < rows * 4; i++)
-        acc[i] = _mm256_setzero_ps();
-    dip__dot_panel(rows, 4, a, panel, k, acc);
-    for (int r = 0; r < rows; r++) {
-        float *to = partial + r * UNIT_COLUMNS_MAX;
-        const __m256 *lanes = acc + 4 * r;
-        __m128 block = dip__sum8x4(lanes[0], lanes[1], lanes[2], lanes[3]);
-        _mm_store_ps(to, is_first ? block : _mm_add_ps(_mm_load_ps(to), block));
-    }
-}
-
-/* Tiles of three rows; four left over are two and two, because a tile of one row waits for its own
- * sums. */
-static void panel_rows(const float *in, int64_t in_stride, int64_t rows, const float *panel,
-                       int64_t k, float *partial, bool is_first)
-{
-    int64_t r = 0;
-    for (; rows - r == 3 || rows - r >= 5; r += 3)
-        panel_tile(3, in + r * in_stride, in_stride, panel, k, partial + r * UNIT_COLUMNS_MAX,
-                   is_first);
-    for (; rows - r >= 2; r += 2)
-        panel_tile(2, in + r * in_stride, in_stride, panel, k, partial + r * UNIT_COLUMNS_MAX,
-                   is_first);
-    if (rows - r == 1)
-        panel_tile(1, in + r * in_stride, in_stride, panel, k, partial + r * UNIT_COLUMNS_MAX,
-                   is_first);
-}
-
-/* Columns [c, c + 4) of the tile over one block of k. */
-static void block_sums(const struct dip_job_linear *j, const struct tile *t, int64_t c, int64_t k,
-                       int64_t count, float *panel, float *partial, bool is_first)
-{
-    pack(j, t->column + c, k, count, panel);
-    panel_rows(j->in + t->row * j->in_stride + k, j->in_stride, t->rows, panel, count, partial + c,
-               is_first);
+    const struct dip_job_linear *j = p->j;
+    int64_t columns = dip__min(p->t.columns - c, DIP__DOT_COLUMNS);
+    struct dip__dot_pack pack = {.dtype = j->weight.dtype,
+                                 .columns = columns > DIP__DOT_COLUMNS / 2 ? DIP__DOT_COLUMNS
+                                                                           : DIP__DOT_COLUMNS / 2,
+                                 .k = count,
+                                 .panel = p->panel};
+    for (int i = 0; i < pack.columns; i++)
+        pack.w[i] = weight_row(j, p->t.column + c + i, k);
+    pack.ahead = columns * j->weight_stride * (pack.dtype == DIP_F32 ? 4 : 2);
+    p->inner->dot_pack(&pack);
+    p->inner->dot_rows(&(struct dip__dot_rows){.in = j->in + p->t.row * j->in_stride + k,
+                                               .in_stride = j->in_stride,
+                                               .rows = p->t.rows,
+                                               .panel = p->panel,
+                                               .k = count,
+                                               .columns = columns,
+                                               .partial = partial + c,
+                                               .is_first = is_first});
 }
 
 /* With few rows all of k stays in cache for them, so weight rows are read to their end; with many,
  * a block of k of all rows stays in cache while the columns pass. */
-static void chunk_sums(const struct dip_job_linear *j, const struct tile *t, int64_t first,
-                       int64_t length, float *panel, float *partial)
+static void chunk_sums(const struct product *p, int64_t first, int64_t length, float *partial)
 {
-    if (t->rows <= FEW_ROWS) {
-        for (int64_t c = 0; c < t->columns; c += 4)
+    if (p->t.rows <= FEW_ROWS) {
+        for (int64_t c = 0; c < p->t.columns; c += DIP__DOT_COLUMNS)
             for (int64_t k = 0; k < length; k += DIP__DOT_BLOCK)
-                block_sums(j, t, c, first + k, dip__min(length - k, DIP__DOT_BLOCK), panel, partial,
-                           k == 0);
+                block_sums(p, c, first + k, dip__min(length - k, DIP__DOT_BLOCK), partial, k == 0);
         return;
     }
     for (int64_t k = 0; k < length; k += DIP__DOT_BLOCK)
-        for (int64_t c = 0; c < t->columns; c += 4)
-            block_sums(j, t, c, first + k, dip__min(length - k, DIP__DOT_BLOCK), panel, partial,
-                       k == 0);
+        for (int64_t c = 0; c < p->t.columns; c += DIP__DOT_COLUMNS)
+            block_sums(p, c, first + k, dip__min(length - k, DIP__DOT_BLOCK), partial, k == 0);
 }
 
 static void add_partial(float *to, const float *from, int64_t rows)
@@ -217,47 +183,49 @@ static void add_partial(float *to, const float *from, int64_t rows)
         _mm256_store_ps(to + i, _mm256_add_ps(_mm256_load_ps(to + i), _mm256_load_ps(from + i)));
 }
 
-static void panel(const struct dip_job_linear *j, const struct tile *t, float *scratch)
+static void panel(const struct product *p)
 {
+    const struct dip_job_linear *j = p->j;
     const int64_t level = UNIT_ROWS_MAX * UNIT_COLUMNS_MAX;
-    float *widened = scratch; /* 4 x DIP__DOT_BLOCK */
-    float *stack = scratch + 4 * DIP__DOT_BLOCK;
     int64_t length = j->in_count / j->chunk_count;
     int depth = 0;
     for (int chunk = 0; chunk < j->chunk_count; chunk++, depth++) {
-        chunk_sums(j, t, chunk * length, length, widened, stack + depth * level);
+        chunk_sums(p, chunk * length, length, p->stack + depth * level);
         for (int carry = chunk; carry & 1; carry >>= 1, depth--)
-            add_partial(stack + (depth - 1) * level, stack + depth * level, t->rows);
+            add_partial(p->stack + (depth - 1) * level, p->stack + depth * level, p->t.rows);
     }
-    for (int64_t r = 0; r < t->rows; r++)
-        for (int64_t c = 0; c < t->columns; c += 8)
-            finish8(j, t->row + r, t->column + c, dip__min(t->columns - c, 8),
-                    _mm256_load_ps(stack + r * UNIT_COLUMNS_MAX + c));
+    for (int64_t r = 0; r < p->t.rows; r++)
+        for (int64_t c = 0; c < p->t.columns; c += 8)
+            finish8(j, p->t.row + r, p->t.column + c, dip__min(p->t.columns - c, 8),
+                    _mm256_load_ps(p->stack + r * UNIT_COLUMNS_MAX + c));
 }
 
-static void run_tile(const struct dip_job_linear *j, const struct tile *t, float *scratch)
+static void run_tile(const struct product *p)
 {
-    if (t->rows > DIRECT_ROWS_MAX)
-        panel(j, t, scratch);
-    else if (j->weight.dtype == DIP_F32)
-        direct_f32(j, t);
-    else if (j->weight.dtype == DIP_BF16)
-        direct_bf16(j, t);
+    if (p->t.rows > DIRECT_ROWS_MAX)
+        panel(p);
+    else if (p->j->weight.dtype == DIP_F32)
+        direct_f32(p->j, &p->t);
+    else if (p->j->weight.dtype == DIP_BF16)
+        direct_bf16(p->j, &p->t);
     else
-        direct_f16(j, t);
+        direct_f16(p->j, &p->t);
 }
 
-void dip_avx2_linear(const struct dip_job_linear *j, int64_t begin, int64_t end, void *scratch)
+void dip__linear(const struct dip__inner *inner, const struct dip_job_linear *j, int64_t begin,
+                 int64_t end, void *scratch)
 {
     dip_assert(j->unit_rows <= UNIT_ROWS_MAX);
     dip_assert(j->unit_columns <= UNIT_COLUMNS_MAX);
     dip_assert(j->chunk_count <= DIP_KERNEL_LINEAR_CHUNKS_MAX);
+    struct product p = {.inner = inner, .j = j, .panel = scratch};
+    p.stack = p.panel + DIP__DOT_COLUMNS * DIP__DOT_BLOCK;
     int64_t row_blocks = (j->row_count + j->unit_rows - 1) / j->unit_rows;
     for (int64_t unit = begin; unit < end; unit++) {
-        struct tile t = {.row = unit % row_blocks * j->unit_rows,
-                         .column = unit / row_blocks * j->unit_columns};
-        t.rows = dip__min(j->unit_rows, j->row_count - t.row);
-        t.columns = dip__min(j->unit_columns, j->out_count - t.column);
-        run_tile(j, &t, scratch);
+        p.t.row = unit % row_blocks * j->unit_rows;
+        p.t.column = unit / row_blocks * j->unit_columns;
+        p.t.rows = dip__min(j->unit_rows, j->row_count - p.t.row);
+        p.t.columns = dip__min(j->unit_columns, j->out_count - p.t.column);
+        run_tile(&p);
     }
 }

@@ -3,7 +3,8 @@
  * Groups are narrow (32 x 32 in the autoencoder), so a group's weights are transposed once per call
  * into panels of 16 outputs and all rows of the call run over them in the outer form, one chain of
  * in_per_group products per output. */
-#include "kernels/avx2/tile.h"
+#include "kernels/avx2/inner.h"
+#include "kernels/avx2/simd.h"
 
 /* panels: [ceil(No / 16)][Ki][16], zeros beyond No. */
 static void pack(const struct dip_job_linear_grouped *j, int64_t group, float *row, float *panels)
@@ -19,34 +20,42 @@ static void pack(const struct dip_job_linear_grouped *j, int64_t group, float *r
     }
 }
 
-/* Sums of up to 48 rows wait in `sums` so that a panel's last columns can be left out. */
-static void run_rows(const struct dip_job_linear_grouped *j, int64_t group, int64_t row,
-                     int64_t rows, const float *panels, float *sums)
+/* Sums of a unit's rows wait in `sums` so that a panel's last columns can be left out. */
+static void run_rows(const struct dip__inner *inner, const struct dip_job_linear_grouped *j,
+                     int64_t group, int64_t row, const float *panels, float *sums)
 {
-    const float *in = j->in + row * j->in_stride + group * j->in_per_group;
+    const int64_t wide = DIP__PANELS_MAX * DIP__PANEL;
+    int64_t rows = dip__min(j->unit_rows, j->row_count - row);
     float *out = j->out + row * j->out_stride + group * j->out_per_group;
-    for (int64_t n = 0; n < j->out_per_group; n += 16) {
-        int64_t columns = dip__min(j->out_per_group - n, 16);
-        dip__tile_rows(in, j->in_stride, rows, panels + n * j->in_per_group, j->in_per_group,
-                       columns, sums, 16, true);
+    for (int64_t n = 0; n < j->out_per_group; n += wide) {
+        int64_t columns = dip__min(j->out_per_group - n, wide);
+        inner->tile_rows(
+            &(struct dip__tile_rows){.a = j->in + row * j->in_stride + group * j->in_per_group,
+                                     .a_stride = j->in_stride,
+                                     .rows = rows,
+                                     .panels = panels + n * j->in_per_group,
+                                     .panel_next = DIP__PANEL * j->in_per_group,
+                                     .count = j->in_per_group,
+                                     .columns = columns,
+                                     .to = sums,
+                                     .to_stride = wide,
+                                     .is_first = true});
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < columns; c += 8)
                 dip__put8(out + r * j->out_stride + n + c, columns - c,
-                          _mm256_loadu_ps(sums + r * 16 + c));
+                          _mm256_loadu_ps(sums + r * wide + c));
     }
 }
 
-void dip_avx2_linear_grouped(const struct dip_job_linear_grouped *j, int64_t begin, int64_t end,
-                             void *scratch)
+void dip__linear_grouped(const struct dip__inner *inner, const struct dip_job_linear_grouped *j,
+                         int64_t begin, int64_t end, void *scratch)
 {
-    float *sums = scratch; /* [unit_rows][16] */
-    float *row = sums + j->unit_rows * 16;
+    float *sums = scratch; /* [unit_rows][32] */
+    float *row = sums + j->unit_rows * DIP__PANELS_MAX * DIP__PANEL;
     float *panels = row + ((j->in_per_group + 15) & ~(int64_t)15);
     for (int64_t group = 0; group < j->group_count; group++) {
         pack(j, group, row, panels);
-        for (int64_t unit = begin; unit < end; unit++) {
-            int64_t first = unit * j->unit_rows;
-            run_rows(j, group, first, dip__min(j->unit_rows, j->row_count - first), panels, sums);
-        }
+        for (int64_t unit = begin; unit < end; unit++)
+            run_rows(inner, j, group, unit * j->unit_rows, panels, sums);
     }
 }

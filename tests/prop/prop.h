@@ -17,11 +17,14 @@
 
 #include "ops/device.h"
 
-enum { PROP_THREADS_COUNT = 4, PROP_BUFFERS_MAX = 4096, PROP_PAD = 64 };
+enum { PROP_THREADS_COUNT = 5, PROP_BUFFERS_MAX = 4096, PROP_PAD = 64 };
 
-static const int prop_threads[PROP_THREADS_COUNT] = {1, 2, 3, 5};
+/* streams[i] computes with prop_threads[i] threads; the last, on a processor that has wider
+ * registers, with the narrower ones. plain computes the definitions on one thread. */
+static const int prop_threads[PROP_THREADS_COUNT] = {1, 2, 3, 5, 2};
+static const char *const prop_backends[PROP_THREADS_COUNT] = {"cpu", "cpu", "cpu", "cpu",
+                                                              "cpu-avx2"};
 
-/* streams[i] computes with prop_threads[i] threads; plain with the definitions, one thread. */
 static struct dip_device *prop_devices[PROP_THREADS_COUNT + 1];
 static struct dip_stream *prop_streams[PROP_THREADS_COUNT];
 static struct dip_stream *prop_plain;
@@ -35,7 +38,7 @@ static inline int prop_start(void **state)
     (void)state;
     for (int i = 0; i <= PROP_THREADS_COUNT; i++) {
         bool is_plain = i == PROP_THREADS_COUNT;
-        struct dip_device_options options = {.backend = is_plain ? "cpu-plain" : "cpu",
+        struct dip_device_options options = {.backend = is_plain ? "cpu-plain" : prop_backends[i],
                                              .threads = is_plain ? 1 : prop_threads[i]};
         struct dip_stream **stream = is_plain ? &prop_plain : &prop_streams[i];
         if (dip_device_open(&options, NULL, &prop_devices[i]) ||

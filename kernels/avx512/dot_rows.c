@@ -1,0 +1,171 @@
+/* kernels/avx512/dot_rows.c - tiles of the dot form: 6 rows x 4 columns.
+ *
+ * A register holds the eight lanes of two neighbouring columns of the panel; a row's eight values
+ * are broadcast to both halves. 6 broadcasts and 2 loads feed 12 fma of 16 lanes; each lane sums
+ * what it sums in the AVX2 form, and the join of the lanes is the same tree:
+ *
+ *   z01 = [a0..a7 | b0..b7]   z23 = [c0..c7 | d0..d7]   ->   a, b, c, d
+ */
+#include "kernels/avx2/inner.h"
+#include "kernels/avx512/simd.h"
+
+enum { ROWS = 6, PAIRS = DIP__DOT_COLUMNS / 2 };
+
+/* ---- panels ---- */
+
+/* Eight k of two columns, as they lie in the panel. */
+DIP_INLINE __m512 widen_pair(enum dip_dtype dtype, const void *w0, const void *w1, int64_t i)
+{
+    if (dtype == DIP_F32)
+        return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps((const float *)w0 + i)),
+                                  _mm256_loadu_ps((const float *)w1 + i), 1);
+    __m256i halves = _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)((const uint16_t *)w0 + i))),
+        _mm_loadu_si128((const __m128i *)((const uint16_t *)w1 + i)), 1);
+    if (dtype == DIP_F16)
+        return _mm512_cvtph_ps(halves);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+DIP_INLINE void pack(const struct dip__dot_pack *j, enum dip_dtype dtype, int columns)
+{
+    const int64_t step_bytes = 8 * (dtype == DIP_F32 ? 4 : 2);
+    float *panel = j->panel;
+    int64_t whole = j->k & ~(int64_t)7;
+    for (int64_t i = 0; i < whole; i += 8, panel += 8 * DIP__DOT_COLUMNS) {
+        bool is_line = i / 8 * step_bytes % 64 == 0;
+#pragma GCC unroll 4
+        for (int c = 0; c < columns; c += 2) {
+            if (is_line) {
+                int64_t at = j->ahead + i / 8 * step_bytes;
+                _mm_prefetch((const char *)j->w[c] + at, _MM_HINT_T0);
+                _mm_prefetch((const char *)j->w[c + 1] + at, _MM_HINT_T0);
+            }
+            _mm512_storeu_ps(panel + 8 * c, widen_pair(dtype, j->w[c], j->w[c + 1], i));
+        }
+    }
+    if (whole < j->k)
+        for (int c = 0; c < columns; c++)
+            _mm256_storeu_ps(panel + 8 * c, dip__load8_part(dtype, j->w[c], whole, j->k - whole));
+}
+
+DIP_INLINE void pack_columns(const struct dip__dot_pack *j, enum dip_dtype dtype)
+{
+    if (j->columns == DIP__DOT_COLUMNS)
+        pack(j, dtype, DIP__DOT_COLUMNS);
+    else
+        pack(j, dtype, DIP__DOT_COLUMNS / 2);
+}
+
+void dip__avx512_dot_pack(const struct dip__dot_pack *j)
+{
+    if (j->dtype == DIP_F32)
+        pack_columns(j, DIP_F32);
+    else if (j->dtype == DIP_BF16)
+        pack_columns(j, DIP_BF16);
+    else
+        pack_columns(j, DIP_F16);
+}
+
+/* ---- tiles ---- */
+
+/* ((0+2)+(1+3)) + ((4+6)+(5+7)) of four columns. */
+DIP_INLINE __m128 join(__m512 z01, __m512 z23)
+{
+    /* quarters: [a0+a2 c0+c2 a1+a3 c1+c3] [.. 4 .. 7] [b, d] [b, d] */
+    __m512 t = _mm512_add_ps(_mm512_unpacklo_ps(z01, z23), _mm512_unpackhi_ps(z01, z23));
+    __m512 u = _mm512_add_ps(t, _mm512_permute_ps(t, _MM_SHUFFLE(1, 0, 3, 2)));
+    /* quarters: [a c ..] of lanes 0..3, of 4..7, [b d ..] of 0..3, of 4..7 */
+    __m128 ac = _mm_add_ps(_mm512_extractf32x4_ps(u, 0), _mm512_extractf32x4_ps(u, 1));
+    __m128 bd = _mm_add_ps(_mm512_extractf32x4_ps(u, 2), _mm512_extractf32x4_ps(u, 3));
+    return _mm_unpacklo_ps(ac, bd);
+}
+
+/* acc[r][pair] += lanes of a[r] . two columns, for the eight k at a[r][i]. */
+DIP_INLINE void step(int rows, int pairs, const float *const *a, int64_t i, int64_t count,
+                     const float *panel, __m512 *acc)
+{
+    __m512 w[PAIRS];
+#pragma GCC unroll 4
+    for (int p = 0; p < pairs; p++)
+        w[p] = _mm512_loadu_ps(panel + 16 * p);
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++) {
+        __m512 x = _mm512_broadcast_f32x8(dip__get8(a[r] + i, count));
+#pragma GCC unroll 4
+        for (int p = 0; p < pairs; p++)
+            acc[r * pairs + p] = _mm512_fmadd_ps(x, w[p], acc[r * pairs + p]);
+    }
+}
+
+DIP_INLINE void tile(const struct dip__dot_rows *j, int64_t row, int rows, int pairs)
+{
+    const float *a[ROWS];
+    __m512 acc[ROWS * PAIRS];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+        a[r] = j->in + (row + r) * j->in_stride;
+#pragma GCC unroll 24
+    for (int i = 0; i < rows * pairs; i++)
+        acc[i] = _mm512_setzero_ps();
+    const float *panel = j->panel;
+    int64_t whole = j->k & ~(int64_t)7;
+    for (int64_t i = 0; i < whole; i += 8, panel += 8 * DIP__DOT_COLUMNS)
+        step(rows, pairs, a, i, 8, panel, acc);
+    if (whole < j->k)
+        step(rows, pairs, a, whole, j->k - whole, panel, acc);
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 2
+        for (int p = 0; p < pairs; p += 2) {
+            float *to = j->partial + (row + r) * DIP__PARTIAL_STRIDE + 2 * p;
+            __m128 block = join(acc[r * pairs + p], acc[r * pairs + p + 1]);
+            _mm_store_ps(to, j->is_first ? block : _mm_add_ps(_mm_load_ps(to), block));
+        }
+    }
+}
+
+DIP_INLINE void few(const struct dip__dot_rows *j, int64_t row, int64_t rows, int pairs)
+{
+    switch (rows) {
+    case 1:
+        tile(j, row, 1, pairs);
+        break;
+    case 2:
+        tile(j, row, 2, pairs);
+        break;
+    case 3:
+        tile(j, row, 3, pairs);
+        break;
+    case 4:
+        tile(j, row, 4, pairs);
+        break;
+    default:
+        tile(j, row, 5, pairs);
+        break;
+    }
+}
+
+/* Seven to nine rows left over are two tiles of about half, so that none is left with so few sums
+ * that it waits for them. */
+DIP_INLINE void rows_of(const struct dip__dot_rows *j, int pairs)
+{
+    int64_t r = 0;
+    for (; j->rows - r == ROWS || j->rows - r >= 10; r += ROWS)
+        tile(j, r, ROWS, pairs);
+    if (j->rows - r > ROWS) {
+        int64_t half = (j->rows - r + 1) / 2;
+        few(j, r, half, pairs);
+        r += half;
+    }
+    if (r < j->rows)
+        few(j, r, j->rows - r, pairs);
+}
+
+void dip__avx512_dot_rows(const struct dip__dot_rows *j)
+{
+    if (j->columns > DIP__DOT_COLUMNS / 2)
+        rows_of(j, PAIRS);
+    else
+        rows_of(j, PAIRS / 2);
+}
