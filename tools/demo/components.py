@@ -19,9 +19,9 @@ LM = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_atten
           head_dim=32, rms_norm_eps=1e-6, rope_theta=1e6, max_position_embeddings=2048, attention_bias=False,
           hidden_act="silu", tie_word_embeddings=True, rope_scaling=None, use_sliding_window=False)
 CONTEXT = 192  # width of the connector's output
-SANA = dict(in_channels=LATENT, out_channels=LATENT, num_attention_heads=6, attention_head_dim=32, num_layers=5,
+SANA = dict(in_channels=LATENT, out_channels=LATENT, num_attention_heads=6, attention_head_dim=32, num_layers=6,
             num_cross_attention_heads=6, cross_attention_head_dim=32, cross_attention_dim=192, caption_channels=CONTEXT,
-            mlp_ratio=2.5, dropout=0.0, attention_bias=False, sample_size=GRID, patch_size=1,
+            mlp_ratio=2.5, dropout=0.0, attention_bias=False, sample_size=GRID, patch_size=2,
             norm_elementwise_affine=False, norm_eps=1e-6, qk_norm="rms_norm_across_heads", interpolation_scale=None)
 VAE = dict(in_channels=3, latent_channels=LATENT, attention_head_dim=32,
            encoder_block_types=("ResBlock",) * 4 + ("EfficientViTBlock",),

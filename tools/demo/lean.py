@@ -93,8 +93,11 @@ def connect(w, x):
     return rms_norm(F.linear(h, w["2.weight"], w["2.bias"]), w["3.weight"], 1e-5)
 
 
-def sana_block(h, w, context, modulation, grid, c):
-    """One SANA block. h [B, N, D], context [B, M, D], modulation [B, 6, D]."""
+def sana_block(h, w, context, modulation, grid, c, wanted=None):
+    """One SANA block. h [B, N, D], context [B / r, M, D] (each for r rows in a run), modulation [B, 6, D].
+
+    With `wanted` [N, p * p], the context rows that lie under each latent token, also returns [B / r, ...] the negative
+    log-probability that head i attends to the i-th of them."""
     batch, count, width = h.shape
     dim, heads = c["attention_head_dim"], c["num_attention_heads"]
     shift1, scale1, gate1, shift2, scale2, gate2 = (w["scale_shift_table"] + modulation).unsqueeze(2).unbind(1)
@@ -111,8 +114,14 @@ def sana_block(h, w, context, modulation, grid, c):
     q = rms_norm(F.linear(h, w["attn2.to_q.weight"], w["attn2.to_q.bias"]), w["attn2.norm_q.weight"], 1e-5)
     k = rms_norm(F.linear(context, w["attn2.to_k.weight"], w["attn2.to_k.bias"]), w["attn2.norm_k.weight"], 1e-5)
     v = F.linear(context, w["attn2.to_v.weight"], w["attn2.to_v.bias"])
-    q, k, v = (t.view(batch, t.shape[1], heads, dim).transpose(1, 2) for t in (q * dim ** -0.5, k, v))
-    o = (q @ k.mT).softmax(-1) @ v
+    q, k, v = (t.reshape(len(context), -1, heads, dim).transpose(1, 2) for t in (q * dim ** -0.5, k, v))
+    scores = q @ k.mT
+    guide = None
+    if wanted is not None:
+        guided = scores[:, :wanted.shape[1]].float().log_softmax(-1)  # [B / r, p * p, r * N, M]
+        where = wanted.T.repeat(1, batch // len(context))[None, :, :, None].expand(len(context), -1, -1, 1)
+        guide = -guided.gather(-1, where)[..., 0].flatten(1).mean(1)
+    o = scores.softmax(-1) @ v
     o = o.transpose(1, 2).reshape(batch, count, width)
     h = h + F.linear(o, w["attn2.to_out.0.weight"], w["attn2.to_out.0.bias"])
 
@@ -121,19 +130,30 @@ def sana_block(h, w, context, modulation, grid, c):
     z = z.unflatten(1, grid).permute(0, 3, 1, 2)  # a channels-last view
     z = F.conv2d(z, w["ff.conv_depth.weight"], w["ff.conv_depth.bias"], padding=1, groups=z.shape[1])
     value, gate = z.permute(0, 2, 3, 1).flatten(1, 2).chunk(2, -1)
-    return h + gate2 * F.linear(value * F.silu(gate), w["ff.conv_point.weight"].flatten(1))
+    return h + gate2 * F.linear(value * F.silu(gate), w["ff.conv_point.weight"].flatten(1)), guide
 
 
-def sana_velocity(weights, c, x, context, t):
-    """Velocity [B, C, h, w] of latent x at times t [B] in 0..1000. Patch size 1."""
-    batch, channels, *grid = x.shape
+def rows_under(grid, patch):
+    """Context rows [N, p * p] of the image tokens under each latent token; the two grids are equal, row 0 is <S0>."""
+    cells = 1 + torch.arange(grid[0] * grid[1] * patch * patch).view(grid[0], patch, grid[1], patch)
+    return cells.permute(0, 2, 1, 3).reshape(grid[0] * grid[1], patch * patch)
+
+
+def sana_velocity(weights, c, x, context, t, guided_from=None):
+    """Velocity [B, C, h, w] of latent x at times t [B] in 0..1000.
+
+    With `guided_from`, a pair of it and the mean guide of the blocks from that one on (see sana_block)."""
+    batch, channels, height, width = x.shape
+    p = c["patch_size"]
+    grid = height // p, width // p
     dtype = x.dtype
     w = weights
 
     def linear(name, value):
         return F.linear(value, w[name + ".weight"].flatten(1), w[name + ".bias"])
 
-    h = linear("patch_embed.proj", x.flatten(2).mT)
+    x = x.view(batch, channels, grid[0], p, grid[1], p).permute(0, 2, 4, 1, 3, 5)
+    h = linear("patch_embed.proj", x.reshape(batch, grid[0] * grid[1], -1))
     angle = t.float()[:, None] * torch.exp(-math.log(10000) * torch.arange(128, device=x.device) / 128)
     e = torch.cat([angle.cos(), angle.sin()], 1).to(dtype)
     e = linear("time_embed.emb.timestep_embedder.linear_2",
@@ -141,10 +161,15 @@ def sana_velocity(weights, c, x, context, t):
     modulation = linear("time_embed.linear", F.silu(e)).view(batch, 6, -1)
     context = F.gelu(linear("caption_projection.linear_1", context), approximate="tanh")
     context = rms_norm(linear("caption_projection.linear_2", context), w["caption_norm.weight"], 1e-5)
+    guides, wanted = [], rows_under(grid, p).to(x.device)
     for i in range(c["num_layers"]):
         stem = f"transformer_blocks.{i}."
         block = {k[len(stem):]: v for k, v in w.items() if k.startswith(stem)}
-        h = sana_block(h, block, context, modulation, grid, c)
+        is_guided = guided_from is not None and i >= guided_from
+        h, guide = sana_block(h, block, context, modulation, grid, c, wanted if is_guided else None)
+        guides += [guide] if is_guided else []
     shift, scale = (w["scale_shift_table"] + e[:, None]).unsqueeze(2).unbind(1)
     h = F.layer_norm(h, (h.shape[-1],), eps=1e-6) * (1 + scale) + shift
-    return linear("proj_out", h).mT.unflatten(2, grid)
+    o = linear("proj_out", h).view(batch, *grid, p, p, channels)
+    v = o.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
+    return v if guided_from is None else (v, sum(guides) / len(guides))

@@ -31,6 +31,9 @@ def main():
     made = lean.sana_velocity(dict(sana.named_parameters()), components.SANA, x, context, t)
     print("sana", error(made, wanted))
     assert error(made, wanted) < 1e-4
+    twice = lean.sana_velocity(dict(sana.named_parameters()), components.SANA, x, context[:1], t)
+    wanted = sana(x, encoder_hidden_states=context[:1].expand(2, -1, -1), timestep=t).sample
+    assert error(twice, wanted) < 1e-4
     connector = components.connector()
     h = torch.randn(2, 5, components.LM["hidden_size"])
     assert error(lean.connect(dict(connector.named_parameters()), h), connector(h)) < 1e-5

@@ -30,6 +30,7 @@ import training
 STAGES = ("autoencoder", "tokenizer", "data", "panels", "export")
 SHARES = {"autoencoder": 0.15, "tokenizer": 0.07, "panels": 0.70}
 DATA_SEED = 1
+GUIDED_FROM = 2  # the first block that can tell where it is: one step inward from the border for each convolution
 PROMPT_MAX = 64  # tokens of the longest training prompt; ids are padded on the left to this
 SCENE_WEIGHTS = (1, 1.5, 1.5, 2, 1.5, 1.5)  # over scenes.CATEGORIES
 
@@ -194,9 +195,13 @@ class Panels(torch.nn.Module):
                 if p.ndim > 1 and p[0].numel() > 64 and ("layers." in name or "transformer_blocks." in name)
                 and "table" not in name]
 
-    def forward(self, prefix, ids, lengths, codes, latents, special, drop=0.1):
-        """Cross-entropy of the image tokens, and the flow-matching loss under the states that predicted them.
+    def forward(self, prefix, ids, lengths, codes, latents, special, drop=0.1, draws=3):
+        """Cross-entropy of the image tokens, flow-matching loss under the states that predicted them, and the guide.
 
+        The guide: SANA has no position embedding, so finding the image token that lies under a latent cell is the
+        slowest thing to learn. It asks the first heads of the later blocks to attend there.
+
+        Each picture is noised `draws` times, since the diffusion panel is the cheaper one.
         `prefix` are the tokens that every prompt starts with, `ids` the others, padded on the left. Runs in bfloat16
         on weights rounded for the occasion; the losses and the weights themselves are float32.
         """
@@ -215,16 +220,17 @@ class Panels(torch.nn.Module):
         end = torch.full_like(target[:, :1], special["image_end_tag_id"])
         words = F.cross_entropy(logits.flatten(0, 1), torch.cat([target, end], 1).flatten())
 
-        batch = len(latents)
-        keep = (torch.rand(batch, 1, 1, device=ids.device) >= drop).to(states.dtype)
+        keep = (torch.rand(len(states), 1, 1, device=ids.device) >= drop).to(states.dtype)
         context = lean.connect(part("connector"), states * keep)
-        uniform = torch.rand(batch, device=ids.device)
+        latents = latents.repeat_interleave(draws, 0)
+        uniform = torch.rand(len(latents), device=ids.device)
         sigma = torch.where(torch.rand_like(uniform) < 0.5, uniform, torch.randn_like(uniform).mul(1.2).sigmoid())
         noise = torch.randn_like(latents)
         s = sigma[:, None, None, None]
         noisy = ((1 - s) * latents + s * noise).to(states.dtype)
-        velocity = lean.sana_velocity(part("sana"), components.SANA, noisy, context, sigma * 1000).float()
-        return words, (velocity - (noise - latents)).square().mean()
+        velocity, guide = lean.sana_velocity(part("sana"), components.SANA, noisy, context, sigma * 1000, GUIDED_FROM)
+        guide = (guide * keep[:, 0, 0].float()).mean()
+        return words, (velocity.float() - (noise - latents)).square().mean(), guide
 
 
 def panels_worker(index, count, meeting, *rest):
@@ -239,7 +245,7 @@ def train_panels(out, device, minutes, easy, batch, resume=True):
     data = load_file(out / "data.safetensors")
     prefix = torch.tensor(text.prefix_ids(tokenizer))
     panels = Panels(tokenizer.get_vocab_size()).to(device)
-    stage = training.Stage(out, "panels", {"panels": panels}, lr=2e-3, minutes=minutes, decay=0.998, warmup=200,
+    stage = training.Stage(out, "panels", {"panels": panels}, lr=2e-3, minutes=minutes, decay=0.995, warmup=40,
                            matrices=panels.matrices())
     if resume:
         stage.resume()
@@ -256,9 +262,9 @@ def train_panels(out, device, minutes, easy, batch, resume=True):
             rows = torch.cat([p[torch.randint(len(p), (n,), generator=generator)] for p, n in zip(pools, counts)])
         lengths = data["lengths"][rows] - len(prefix)
         ids = data["ids"][rows][:, -int(lengths.max()):]
-        words, flow = panels(prefix.to(device), ids.to(device), lengths.to(device), data["codes"][rows].to(device),
+        words, flow, guide = panels(prefix.to(device), ids.to(device), lengths.to(device), data["codes"][rows].to(device),
                              (data["latents"][rows].float() * data["scale"]).to(device), special)
-        stage.update(words + flow, words=words, flow=flow)
+        stage.update(words + flow + 0.2 * guide, words=words, flow=flow, guide=guide)
         if stage.progress() - saved > 0.1:
             saved = stage.progress()
             stage.save()

@@ -121,7 +121,7 @@ class Stage:
     def resume(self):
         """Continue from saved weights if there are any."""
         if self.path.exists():
-            load_modules(self.path, self.modules)
+            load_modules(self.path, self.modules, strict=False)
             for a, p in zip(self.average, self.params):
                 a.copy_(p.detach())
             print(f"resumed {self.path.name}", flush=True)
@@ -193,11 +193,15 @@ def save_modules(path, modules):
     temporary.replace(path)
 
 
-def load_modules(path, modules):
+def load_modules(path, modules, strict=True):
+    """Fill modules from a file; when not strict, tensors that are missing or of another shape are left as they are."""
     tensors = load_file(path)
     for name, module in modules.items():
         own = {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(name + ".")}
-        module.load_state_dict(own)
+        if not strict:
+            shapes = {k: v.shape for k, v in module.state_dict().items()}
+            own = {k: v for k, v in own.items() if shapes.get(k) == v.shape}
+        module.load_state_dict(own, strict=strict)
 
 
 def plot(out):
