@@ -13,13 +13,17 @@
  *
  * Two ways to move bytes, for ranks in host memory:
  *   "shm"  all ranks on one host: anonymous shared memory handed over a socket, so there is no name
- *          that could be left behind. 2 ranks on 2 cores beside other load, sum, best of 5 runs of
- *          5,000: see comm_shm.c.
- *   "tcp"  any hosts: one connection between each pair.
- * Besides, each pair holds a liveness connection. Its end says within a millisecond that a process
- * died; silence for silence_ns_max says that it is stopped or cut off; a rank that is alive but
- * does not come is given up after wait_ns_max. Each of these is a status, never a hang, and ends
- * the group for every rank.
+ *          that could be left behind
+ *   "tcp"  any hosts: one connection between each pair
+ * A sum of 2 ranks on the 2 cores of a Zen 3 host, mean of 3,000, best of 28 such runs beside other
+ * load (4, 16, 64, 256 KB): shm 0.6, 1.5, 10, 80 us; tcp over loopback 15, 17, 39, 112 us. With 4
+ * ranks on 2 cores: shm 15, 20, 41, 129 us; tcp 83, 116, 216, 945 us.
+ *
+ * Besides, each pair holds a liveness connection. Its end says within milliseconds that a process
+ * died (kill -9, 2 ranks: 0.2 to 4 ms in 20 tries); silence for silence_ns_max says that it is
+ * stopped or cut off (SIGSTOP: 0.92 to 1.03 s of 1 s); a rank that is alive but does not come is
+ * given up after wait_ns_max. Each of these is a status, never a hang, and ends the group for every
+ * rank.
  *
  * The transport is neither encrypted nor authenticated beyond the secret in the id: it belongs on
  * the network of the cluster. Threads: the device thread calls the collectives; dip_comm_error and

@@ -7,6 +7,7 @@
  *   comm_socket.c sockets with deadlines */
 #pragma once
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdbool.h>
 
@@ -37,7 +38,7 @@ struct dip_comm {
     int64_t silence_ns_max;
     int64_t wait_ns_max;
     const struct dip__comm_backend *backend;
-    void *state; /* the backend's */
+    void *state;   /* the backend's */
     uint32_t turn; /* exchanges so far; device thread */
 
     struct dip_word error; /* enum dip_status, set once */
