@@ -36,6 +36,8 @@
 enum {
     DIP_KERNEL_SCRATCH_BYTES = 24 << 20, /* touched only as far as a kernel needs it */
     DIP_KERNEL_LINEAR_CHUNKS_MAX = 1024,
+    DIP_KERNEL_GROUPED_PANELS_MAX = 4
+                                    << 20, /* weights of a grouped product, outputs rounded to 16 */
     DIP_KERNEL_HEAD_DIM_MAX = 512,
     DIP_KERNEL_VOCAB_MAX = 1 << 20,
 };
@@ -73,8 +75,8 @@ struct dip_job_linear {
     bool is_added;
 };
 
-/* out[R, G No] = in[R, G Ki] with group g using weight rows g No ... of Ki columns.
- * Unit: one row for the plain form, 96 rows for the fast one (unit_rows says which). */
+/* out[R, G No] = in[R, G Ki] with group g using weight rows g No ... of Ki columns. Unit: unit_rows
+ * rows. */
 struct dip_job_linear_grouped {
     float *out;
     const float *in;

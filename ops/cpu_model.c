@@ -79,10 +79,15 @@ enum dip_status dip__cpu_linear_grouped(struct dip_stream *s,
         .in_stride = a->in.row_stride,
         .unit_rows = 48,
     };
+    /* Weights too many for the fast kernel's panels: decided by sizes alone. */
+    int64_t panels = job.group_count * dip__pieces(job.out_per_group, 16) * 16 * job.in_per_group;
+    const struct dip__cpu_kernels *kernels = panels > DIP_KERNEL_GROUPED_PANELS_MAX
+                                                 ? dip__cpu_kernels(DIP__CPU_PLAIN)
+                                                 : s->device->kernels;
     double unit_ns = dip__flops_ns(2.0 * (double)(job.unit_rows * dip_tensor_columns(a->out)) *
                                    (double)job.in_per_group);
     int64_t units = dip__pieces(job.row_count, job.unit_rows);
-    dip__cpu_run(s, s->device->kernels->linear_grouped, &job, units, unit_ns);
+    dip__cpu_run(s, kernels->linear_grouped, &job, units, unit_ns);
     return DIP_OK;
 }
 

@@ -1,8 +1,9 @@
 /* kernels/avx2/linear_grouped.c - 1x1 convolution in groups.
  *
- * Groups are narrow (32 x 32 in the autoencoder), so a group's weights are transposed once per call
- * into panels of 16 outputs and all rows of the call run over them in the outer form, one chain of
- * in_per_group products per output. */
+ * Groups are narrow (32 x 32 in the autoencoder): all weights are transposed once per call into
+ * panels of 16 outputs, then rows pass 48 at a time through all groups, so that each is read from
+ * memory once. Outer form, one chain of in_per_group products per output. */
+#include "base/assert.h"
 #include "kernels/avx2/inner.h"
 #include "kernels/avx2/simd.h"
 
@@ -50,12 +51,14 @@ static void run_rows(const struct dip__inner *inner, const struct dip_job_linear
 void dip__linear_grouped(const struct dip__inner *inner, const struct dip_job_linear_grouped *j,
                          int64_t begin, int64_t end, void *scratch)
 {
+    int64_t group_panels = ((j->out_per_group + 15) & ~(int64_t)15) * j->in_per_group;
     float *sums = scratch; /* [unit_rows][32] */
     float *row = sums + j->unit_rows * DIP__PANELS_MAX * DIP__PANEL;
     float *panels = row + ((j->in_per_group + 15) & ~(int64_t)15);
-    for (int64_t group = 0; group < j->group_count; group++) {
-        pack(j, group, row, panels);
-        for (int64_t unit = begin; unit < end; unit++)
-            run_rows(inner, j, group, unit * j->unit_rows, panels, sums);
-    }
+    dip_assert(j->group_count * group_panels <= DIP_KERNEL_GROUPED_PANELS_MAX);
+    for (int64_t group = 0; group < j->group_count; group++)
+        pack(j, group, row, panels + group * group_panels);
+    for (int64_t unit = begin; unit < end; unit++)
+        for (int64_t group = 0; group < j->group_count; group++)
+            run_rows(inner, j, group, unit * j->unit_rows, panels + group * group_panels, sums);
 }

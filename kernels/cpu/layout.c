@@ -5,6 +5,19 @@
 
 #include "kernels/cpu/plain.h"
 
+/* One output pixel: out(c) (+)= in((4 c + corner) / repeat). */
+static void shuffle_pixel(const struct dip_job_pixel_shuffle *j, const float *in, int corner,
+                          int64_t repeat, float *out)
+{
+    int64_t from = corner / repeat; /* (4 c + corner) / repeat, kept without dividing */
+    int64_t rest = corner % repeat;
+    for (int64_t c = 0; c < j->out_channels; c++) {
+        out[c] = j->is_added ? out[c] + in[from] : in[from];
+        for (rest += 4; rest >= repeat; rest -= repeat)
+            from++;
+    }
+}
+
 /* out(2i+a, 2j+b, c) (+)= in(i, j, (4c + 2a + b) / r), r = 4 out_channels / in_channels */
 void dip_cpu_pixel_shuffle(const struct dip_job_pixel_shuffle *j, int64_t begin, int64_t end,
                            void *scratch)
@@ -15,12 +28,8 @@ void dip_cpu_pixel_shuffle(const struct dip_job_pixel_shuffle *j, int64_t begin,
         for (int64_t x = 0; x < j->width; x++) {
             const float *in = j->in + (row * j->width + x) * j->in_stride;
             for (int corner = 0; corner < 4; corner++) {
-                int64_t out_row = 2 * row + corner / 2;
-                float *out = j->out + (out_row * 2 * j->width + 2 * x + corner % 2) * j->out_stride;
-                for (int64_t c = 0; c < j->out_channels; c++) {
-                    float value = in[(4 * c + corner) / repeat];
-                    out[c] = j->is_added ? out[c] + value : value;
-                }
+                int64_t pixel = (2 * row + corner / 2) * 2 * j->width + 2 * x + corner % 2;
+                shuffle_pixel(j, in, corner, repeat, j->out + pixel * j->out_stride);
             }
         }
     }
