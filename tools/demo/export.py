@@ -1,6 +1,7 @@
 """tools/demo/export.py - puts the trained parts together as a checkpoint in the published layout.
 
     python tools/demo/export.py --out DIR --model models/demo
+    python tools/demo/export.py --out DIR --model models/demo --unpack     the way back, to train on from a checkpoint
 
 DIR is the folder of train.py. Weights are rounded to bfloat16 here and nowhere else.
 """
@@ -25,6 +26,8 @@ PREFIXES = {  # from the names of train.py to those of the checkpoint, by file
     "tokenizer": {"tower.": "model.vision_tower.vision_tower."},
 }
 
+LM_EXCEPT = tuple(new for prefixes in PREFIXES.values() for new in prefixes.values() if new)
+
 
 def collect(out):
     """All tensors under their published names."""
@@ -39,6 +42,19 @@ def collect(out):
     tensors[tower + "scale_layer.shift"] = torch.zeros(1, 3, 1, 1)  # identity: the caller normalises
     tensors[tower + "scale_layer.scale"] = torch.ones(1, 3, 1, 1)
     return {name: value.to(torch.bfloat16).contiguous() for name, value in sorted(tensors.items())}
+
+
+def unpack(model, out):
+    """Split a checkpoint into the files that the stages of train.py start from."""
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = load_file(model / "model.safetensors")
+    for stage, prefixes in PREFIXES.items():
+        part = {}
+        for old, new in sorted(prefixes.items(), key=lambda pair: -len(pair[1])):
+            for name in [n for n in tensors if n.startswith(new)]:
+                if new or not name.startswith(LM_EXCEPT):
+                    part[old + name[len(new):]] = tensors.pop(name).float()
+        save_file(part, out / f"{stage}.safetensors")
 
 
 def preview_rgb(latents, scale, seed, weights):
@@ -123,5 +139,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--model", required=True, type=Path)
+    parser.add_argument("--unpack", action="store_true")
     args = parser.parse_args()
-    export(args.out, args.model)
+    if args.unpack:
+        unpack(args.model, args.out)
+    else:
+        export(args.out, args.model)

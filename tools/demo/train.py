@@ -154,9 +154,9 @@ def load(out, name, **modules):
 def encode_data(out, device, count):
     """Codes, latents, prompt ids and categories of the first `count` training scenes; extends what is there."""
     vae = components.autoencoder().to(device, memory_format=torch.channels_last).eval()
-    tower, painter = components.Tokenizer().to(device).eval(), Painter()
+    tower = components.Tokenizer().to(device).eval()
     load(out, "autoencoder", vae=vae)
-    load(out, "tokenizer", tower=tower, painter=painter)
+    training.load_modules(out / "tokenizer.safetensors", {"tower": tower}, strict=False)
     tokenizer = text.build()
     path = out / "data.safetensors"
     old = load_file(path) if path.exists() else {}
