@@ -3,4 +3,5 @@
 #pragma once
 
 #include "cluster/job.h"
+#include "cluster/membership.h"
 #include "cluster/scheduler.h"
