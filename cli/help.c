@@ -83,7 +83,8 @@ void dip__print_markdown(FILE *out)
     fprintf(out,
             "# Options\n\n"
             "Printed by `diptych options --markdown` from the table in `cli/options.c`; a test "
-            "compares.\nA flag wins over its environment variable, which wins over the default.\n"
+            "compares.\nA flag wins over its environment variable, which wins over the default. "
+            "Variables that\nname no option are left alone: orchestrators set some of that form.\n"
             "\n| option | environment | commands | meaning | range and default |\n"
             "|---|---|---|---|---|\n");
     for (int i = 0; i < dip__option_count; i++) {

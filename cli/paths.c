@@ -85,8 +85,12 @@ enum dip_status dip__check_writable(const char *path, const char *option, struct
     if (strlen(path) >= DIP_PATH_BYTES_MAX)
         return dip_fail(why, DIP_LIMIT, "%s is longer than %d bytes", option,
                         DIP_PATH_BYTES_MAX - 1);
-    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
+    bool is_there = stat(path, &info) == 0;
+    if (is_there && S_ISDIR(info.st_mode))
         return dip_fail(why, DIP_INVALID, "%s: %s is a folder; name a file", option, path);
+    if (is_there && !S_ISREG(info.st_mode)) /* a finished file is renamed over its target */
+        return dip_fail(why, DIP_INVALID, "%s: %s is not a file but a device or a pipe", option,
+                        path);
     const char *slash = strrchr(path, '/');
     if (slash && slash[1] == '\0')
         return dip_fail(why, DIP_INVALID, "%s: %s names no file", option, path);

@@ -56,6 +56,9 @@ refuses 2 'tokens' "${generate[@]}" "$(head -c 16000 /dev/zero | tr '\0' '~')"
 # Files that cannot be written are found out before anything is computed.
 refuses 1 '--output: there is no folder absent' "${generate[@]}" -o absent/out.png x
 refuses 2 'is a folder' "${generate[@]}" -o "$work" x
+mkfifo pipe
+refuses 2 'pipe is not a file but a device or a pipe' "${generate[@]}" -o pipe x
+[ -p pipe ] && rm pipe || complain "the pipe was replaced"
 refuses 2 'only PNG is written, not .jpg' "${generate[@]}" -o out.jpg x
 refuses 1 'no folder absent' "${generate[@]}" --trace absent/t x
 refuses 1 'cannot make the folder absent/p' "${generate[@]}" --previews absent/p x
