@@ -10,6 +10,7 @@
 
 #include "base/assert.h"
 #include "model/scratch.h"
+#include "model/shard.h"
 
 struct layer {
     struct dip_tensor norm; /* [H] */
@@ -238,17 +239,6 @@ size_t dip_ar_scratch_bytes(const struct dip_ar *ar, int row_count)
     return meter.peak_bytes;
 }
 
-/* Chunks of a row-parallel product over K inputs: one per key/value head, the finest split of
- * attention over processes, else up to 8; a power of two that divides K. */
-static int ar_chunks(const struct dip_ar_config *c, int64_t K)
-{
-    bool is_power_of_two = (c->kv_heads & (c->kv_heads - 1)) == 0;
-    int chunks = is_power_of_two ? c->kv_heads : 8;
-    while (K % chunks)
-        chunks /= 2;
-    return chunks;
-}
-
 static enum dip_status linear(struct dip_stream *s, struct dip_tensor out, struct dip_tensor in,
                               struct dip_tensor weight)
 {
@@ -260,12 +250,12 @@ static enum dip_status linear_reduced(const struct dip_ar *ar, struct dip_stream
                                       struct dip_tensor residual, struct dip_tensor in,
                                       struct dip_tensor weight)
 {
-    return dip_linear(
-        s, &(struct dip_linear_args){.out = residual,
-                                     .in = in,
-                                     .weight = weight,
-                                     .chunk_count = ar_chunks(&ar->config, dip_tensor_columns(in)),
-                                     .is_added = true});
+    return dip_linear(s, &(struct dip_linear_args){
+                             .out = residual,
+                             .in = in,
+                             .weight = weight,
+                             .chunk_count = dip_shard_chunks(&ar->config, dip_tensor_columns(in)),
+                             .is_added = true});
 }
 
 static enum dip_status norm(const struct dip_ar *ar, struct dip_stream *s, struct dip_tensor out,
