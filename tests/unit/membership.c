@@ -565,6 +565,46 @@ static void values_change_and_lost_leases_return(void **state)
     world_free(w);
 }
 
+static void change_behind_everybody(struct world *w, enum dip_kv_kind kind, const char *key)
+{
+    struct dip_kv_request request = {.id = ++w->eye_serial, .kind = kind, .key = key};
+    struct dip_kv_reply reply;
+    assert_int_equal(dip_kv_send(w->eye, w->now_ns, &request), DIP_OK);
+    assert_true(dip_kv_next(w->eye, w->now_ns, &reply));
+}
+
+static int member_count(const struct node *node)
+{
+    struct dip_membership_entry entry;
+    int count = 0;
+    for (int cursor = 0; dip_membership_member(node->m, &cursor, &entry);)
+        count++;
+    return count;
+}
+
+static void a_compacted_watch_lists_again(void **state)
+{
+    (void)state;
+    struct world *w = world_new(7); /* lists by itself only every 40 s */
+    run(w, 3 * DIP_SECOND_NS);
+    struct node *node = &w->nodes[0];
+    assert_int_equal(facts(w, 0).relists, 0);
+    dip_kv_cancel(node->kv, node->watch_id);
+    change_behind_everybody(w, DIP_KV_PUT, "/d/members/extra");
+    struct dip_kv_reply reply = {
+        .id = node->watch_id, .kind = DIP_KV_WATCH, .status = DIP_STALE, .is_last = true};
+    feed(w, 0, (struct dip_membership_event){.kind = DIP_MEMBERSHIP_REPLY, .reply = &reply});
+    run(w, DIP_SECOND_NS);
+    assert_int_equal(member_count(node), NODES + 1);
+    assert_int_equal(facts(w, 0).relists, 1);
+    assert_false(facts(w, 0).is_degraded);
+    change_behind_everybody(w, DIP_KV_DELETE, "/d/members/extra"); /* and watches on */
+    run(w, DIP_SECOND_NS);
+    assert_int_equal(member_count(node), NODES);
+    assert_int_equal(facts(w, 0).relists, 1);
+    world_free(w);
+}
+
 static void foreign_keys_are_left_out(void **state)
 {
     (void)state;
@@ -685,6 +725,7 @@ int main(void)
         cmocka_unit_test(silence_removes_nobody),
         cmocka_unit_test(wishes_and_groups_are_fenced),
         cmocka_unit_test(values_change_and_lost_leases_return),
+        cmocka_unit_test(a_compacted_watch_lists_again),
         cmocka_unit_test(foreign_keys_are_left_out),
         cmocka_unit_test(smaller_epochs_are_refused),
         cmocka_unit_test(random_histories),
