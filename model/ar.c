@@ -22,9 +22,11 @@ struct layer {
 
 struct dip_ar {
     struct dip_ar_config config;
-    struct dip_tensor embedding; /* [V, H] */
-    struct dip_tensor head;      /* [V, H] */
-    struct dip_tensor norm;      /* [H] */
+    struct dip_shard shard;
+    int heads, kv_heads, intermediate; /* of the shard */
+    struct dip_tensor embedding;       /* [V, H] */
+    struct dip_tensor head;            /* [V of the shard, H] */
+    struct dip_tensor norm;            /* [H] */
     struct layer *layers;
     float *inv_freq; /* [head_dim / 2] */
 };
@@ -71,19 +73,36 @@ static enum dip_status bind_layer(struct dip_weights *w, const struct dip_ar_con
                                "model.layers.%d.mlp.down_proj.weight", i);
 }
 
+/* From whole tensors to the rank's views of them: nothing is read. */
+static void slice_layer(const struct dip_ar *ar, struct layer *l)
+{
+    const struct dip_shard *shard = &ar->shard;
+    int64_t d = ar->config.head_dim;
+    l->q = dip_rows_slice(l->q, shard->heads.first * d, shard->heads.count * d);
+    l->k = dip_rows_slice(l->k, shard->kv_heads.first * d, shard->kv_heads.count * d);
+    l->v = dip_rows_slice(l->v, shard->kv_heads.first * d, shard->kv_heads.count * d);
+    l->o = dip_columns_slice(l->o, shard->heads.first * d, shard->heads.count * d);
+    l->gate = dip_rows_slice(l->gate, shard->intermediate.first, shard->intermediate.count);
+    l->up = dip_rows_slice(l->up, shard->intermediate.first, shard->intermediate.count);
+    l->down = dip_columns_slice(l->down, shard->intermediate.first, shard->intermediate.count);
+}
+
 static enum dip_status bind_all(struct dip_ar *ar, struct dip_weights *w, struct dip_why *why)
 {
     const struct dip_ar_config *c = &ar->config;
     DIP_TRY(dip_weights_bind_2d(w, why, &ar->embedding, c->vocab, c->hidden,
                                 "model.embed_tokens.weight"));
-    for (int i = 0; i < c->layers; i++)
+    for (int i = 0; i < c->layers; i++) {
         DIP_TRY(bind_layer(w, c, i, why, &ar->layers[i]));
-    DIP_TRY(dip_weights_bind_1d(w, why, &ar->norm, c->hidden, "model.norm.weight"));
-    if (c->is_tied) {
-        ar->head = ar->embedding; /* also when a stored copy differs: the reference re-ties */
-        return DIP_OK;
+        slice_layer(ar, &ar->layers[i]);
     }
-    return dip_weights_bind_2d(w, why, &ar->head, c->vocab, c->hidden, "lm_head.weight");
+    DIP_TRY(dip_weights_bind_1d(w, why, &ar->norm, c->hidden, "model.norm.weight"));
+    if (c->is_tied) /* also when a stored copy differs: the reference re-ties */
+        ar->head = ar->embedding;
+    else
+        DIP_TRY(dip_weights_bind_2d(w, why, &ar->head, c->vocab, c->hidden, "lm_head.weight"));
+    ar->head = dip_rows_slice(ar->head, ar->shard.vocab.first, ar->shard.vocab.count);
+    return DIP_OK;
 }
 
 /* theta^(-2j/d) with the reference's roundings: exponent and power each rounded to f32, then the
@@ -99,6 +118,14 @@ static void fill_inv_freq(const struct dip_ar_config *c, float *inv_freq)
 enum dip_status dip_ar_new(const struct dip_ar_config *config, struct dip_weights *weights,
                            struct dip_why *why, struct dip_ar **ret_ar)
 {
+    struct dip_shard whole = dip_shard_of(config, 0, 1);
+    return dip_ar_shard_new(config, &whole, weights, why, ret_ar);
+}
+
+enum dip_status dip_ar_shard_new(const struct dip_ar_config *config, const struct dip_shard *shard,
+                                 struct dip_weights *weights, struct dip_why *why,
+                                 struct dip_ar **ret_ar)
+{
     dip_assert(config->heads % config->kv_heads == 0);
     dip_assert(config->head_dim % 2 == 0);
     enum dip_status status = DIP_NO_MEMORY;
@@ -106,6 +133,10 @@ enum dip_status dip_ar_new(const struct dip_ar_config *config, struct dip_weight
     if (!ar)
         goto out;
     ar->config = *config;
+    ar->shard = *shard;
+    ar->heads = (int)shard->heads.count;
+    ar->kv_heads = (int)shard->kv_heads.count;
+    ar->intermediate = (int)shard->intermediate.count;
     ar->layers = calloc((size_t)config->layers, sizeof *ar->layers);
     ar->inv_freq = calloc((size_t)config->head_dim / 2, sizeof *ar->inv_freq);
     if (!ar->layers || !ar->inv_freq)
@@ -135,6 +166,11 @@ const struct dip_ar_config *dip_ar_config(const struct dip_ar *ar)
     return &ar->config;
 }
 
+const struct dip_shard *dip_ar_shard(const struct dip_ar *ar)
+{
+    return &ar->shard;
+}
+
 /* ---- cache ---- */
 
 /* Where the keys (half 0) or values (half 1) of a layer start. */
@@ -154,7 +190,7 @@ enum dip_status dip_ar_cache_init(const struct dip_ar *ar, struct dip_device *de
                                   int slot_count, int capacity, struct dip_ar_cache *ret_cache)
 {
     const struct dip_ar_config *c = &ar->config;
-    int64_t kv_width = (int64_t)c->kv_heads * c->head_dim;
+    int64_t kv_width = (int64_t)ar->kv_heads * c->head_dim;
     struct dip_ar_cache cache = {.slot_count = slot_count, .capacity = capacity};
 
     cache.layers = calloc((size_t)c->layers, sizeof *cache.layers);
@@ -215,8 +251,8 @@ enum dip_status dip_ar_cache_share(const struct dip_ar *ar, struct dip_stream *s
 static struct ar_scratch carve(const struct dip_ar *ar, int64_t rows, struct dip_arena *scratch)
 {
     const struct dip_ar_config *c = &ar->config;
-    int64_t q_width = (int64_t)c->heads * c->head_dim;
-    int64_t kv_width = (int64_t)c->kv_heads * c->head_dim;
+    int64_t q_width = (int64_t)ar->heads * c->head_dim;
+    int64_t kv_width = (int64_t)ar->kv_heads * c->head_dim;
     struct ar_scratch t;
 
     t.x = dip__scratch_rows(scratch, rows, c->hidden);
@@ -227,8 +263,8 @@ static struct ar_scratch carve(const struct dip_ar *ar, int64_t rows, struct dip
     t.v = dip__scratch_rows(scratch, rows, kv_width);
     t.attention = dip__scratch_rows(scratch, rows, q_width);
     dip_arena_reset(scratch, mark);
-    t.gate = dip__scratch_rows(scratch, rows, c->intermediate);
-    t.up = dip__scratch_rows(scratch, rows, c->intermediate);
+    t.gate = dip__scratch_rows(scratch, rows, ar->intermediate);
+    t.up = dip__scratch_rows(scratch, rows, ar->intermediate);
     return t;
 }
 
@@ -245,17 +281,24 @@ static enum dip_status linear(struct dip_stream *s, struct dip_tensor out, struc
     return dip_linear(s, &(struct dip_linear_args){.out = out, .in = in, .weight = weight});
 }
 
-/* residual += in weight^T, summed the canonical way. */
+/* x += in weight^T, summed the canonical way: at once, or this rank's sub-tree, then the others'.
+ * h is free by then: its products are done. */
 static enum dip_status linear_reduced(const struct dip_ar *ar, struct dip_stream *s,
-                                      struct dip_tensor residual, struct dip_tensor in,
-                                      struct dip_tensor weight)
+                                      struct dip_comm *comm, const struct ar_scratch *t,
+                                      struct dip_tensor in, struct dip_tensor weight)
 {
-    return dip_linear(s, &(struct dip_linear_args){
-                             .out = residual,
-                             .in = in,
-                             .weight = weight,
-                             .chunk_count = dip_shard_chunks(&ar->config, dip_tensor_columns(in)),
-                             .is_added = true});
+    int degree = ar->shard.degree;
+    int chunk_count = dip_shard_chunks(&ar->config, dip_tensor_columns(in) * degree) / degree;
+    struct dip_linear_args a = {.out = degree == 1 ? t->x : t->h,
+                                .in = in,
+                                .weight = weight,
+                                .chunk_count = chunk_count,
+                                .is_added = degree == 1};
+    DIP_TRY(dip_linear(s, &a));
+    if (degree == 1)
+        return DIP_OK;
+    DIP_TRY(dip_comm_sum(comm, s, t->h));
+    return dip_add(s, &(struct dip_add_args){.sum = t->x, .x = t->h});
 }
 
 static enum dip_status norm(const struct dip_ar *ar, struct dip_stream *s, struct dip_tensor out,
@@ -277,10 +320,10 @@ static enum dip_status rope(const struct dip_ar *ar, struct dip_stream *s, struc
 }
 
 static enum dip_status attend(const struct dip_ar *ar, struct dip_stream *s, const struct layer *l,
-                              struct dip_kv kv, const struct dip_row *rows,
-                              const struct ar_scratch *t)
+                              const struct dip_ar_args *args, int layer, const struct ar_scratch *t)
 {
-    const struct dip_ar_config *c = &ar->config;
+    struct dip_kv kv = args->cache->layers[layer];
+    const struct dip_row *rows = args->rows;
     DIP_TRY(norm(ar, s, t->h, t->x, l->norm));
     DIP_TRY(linear(s, t->q, t->h, l->q));
     DIP_TRY(linear(s, t->k, t->h, l->k));
@@ -293,27 +336,30 @@ static enum dip_status attend(const struct dip_ar *ar, struct dip_stream *s, con
                                                     .q = t->q,
                                                     .kv = kv,
                                                     .rows = rows,
-                                                    .heads = c->heads,
-                                                    .kv_heads = c->kv_heads,
-                                                    .head_dim = c->head_dim}));
-    return linear_reduced(ar, s, t->x, t->attention, l->o);
+                                                    .heads = ar->heads,
+                                                    .kv_heads = ar->kv_heads,
+                                                    .head_dim = ar->config.head_dim}));
+    return linear_reduced(ar, s, args->comm, t, t->attention, l->o);
 }
 
 static enum dip_status feed_forward(const struct dip_ar *ar, struct dip_stream *s,
-                                    const struct layer *l, const struct ar_scratch *t)
+                                    const struct layer *l, struct dip_comm *comm,
+                                    const struct ar_scratch *t)
 {
     DIP_TRY(norm(ar, s, t->h, t->x, l->mlp_norm));
     DIP_TRY(linear(s, t->gate, t->h, l->gate));
     DIP_TRY(linear(s, t->up, t->h, l->up));
     DIP_TRY(
         dip_silu_mul(s, &(struct dip_silu_mul_args){.out = t->gate, .gate = t->gate, .up = t->up}));
-    return linear_reduced(ar, s, t->x, t->gate, l->down);
+    return linear_reduced(ar, s, comm, t, t->gate, l->down);
 }
 
 enum dip_status dip_ar_forward(const struct dip_ar *ar, struct dip_stream *s,
                                const struct dip_ar_args *args, struct dip_arena *scratch)
 {
     int64_t rows = dip_tensor_rows(args->hidden);
+    dip_assert((args->comm ? dip_comm_count(args->comm) : 1) == ar->shard.degree);
+    dip_assert((args->comm ? dip_comm_rank(args->comm) : 0) == ar->shard.rank);
     for (int64_t r = 0; r < rows; r++) {
         dip_assert(args->rows[r].slot >= 0 && args->rows[r].slot < args->cache->slot_count);
         dip_assert(args->rows[r].position >= 0 && args->rows[r].position < args->cache->capacity);
@@ -325,9 +371,9 @@ enum dip_status dip_ar_forward(const struct dip_ar *ar, struct dip_stream *s,
         s, &(struct dip_embed_args){.out = t.x, .table = ar->embedding, .ids = args->ids});
     for (int i = 0; i < ar->config.layers && !status; i++) {
         const struct layer *l = &ar->layers[i];
-        status = attend(ar, s, l, args->cache->layers[i], args->rows, &t);
+        status = attend(ar, s, l, args, i, &t);
         if (!status)
-            status = feed_forward(ar, s, l, &t);
+            status = feed_forward(ar, s, l, args->comm, &t);
     }
     if (!status)
         status = norm(ar, s, args->hidden, t.x, ar->norm);

@@ -9,7 +9,9 @@
 
 #include "base/arena.h"
 #include "model/config.h"
+#include "model/shard.h"
 #include "model/weights.h"
+#include "ops/comm.h"
 #include "ops/ops.h"
 
 struct dip_ar;
@@ -20,7 +22,18 @@ DIP_MUST_USE enum dip_status dip_ar_new(const struct dip_ar_config *config,
                                         struct dip_weights *weights, struct dip_why *why,
                                         struct dip_ar **ret_ar);
 void dip_ar_free(struct dip_ar *ar);
-const struct dip_ar_config *dip_ar_config(const struct dip_ar *ar);
+
+/* The part of the panel that one rank of a tensor-parallel group owns: the same binding and checks,
+ * then views of the rank's slices only. With a degree above 1 forward needs a group (dip_ar_args.
+ * comm) of that degree, caches hold the rank's key/value heads, and logits are those of the rank's
+ * vocabulary rows. */
+DIP_MUST_USE enum dip_status dip_ar_shard_new(const struct dip_ar_config *config,
+                                              const struct dip_shard *shard,
+                                              struct dip_weights *weights, struct dip_why *why,
+                                              struct dip_ar **ret_ar);
+const struct dip_shard *dip_ar_shard(const struct dip_ar *ar);
+
+const struct dip_ar_config *dip_ar_config(const struct dip_ar *ar); /* of the whole panel */
 
 /* Keys and values of every layer for slot_count sequences of up to capacity positions. Reserved
  * once, device memory. */
@@ -50,12 +63,15 @@ struct dip_ar_args {
     struct dip_tensor hidden, ids;
     const struct dip_row *rows;
     struct dip_ar_cache *cache;
+    struct dip_comm *comm; /* the group of a shard, whose ranks all make this call with the same ids
+                              and rows; NULL when alone. Two exchanges per layer. */
 };
 size_t dip_ar_scratch_bytes(const struct dip_ar *ar, int row_count);
 DIP_MUST_USE enum dip_status dip_ar_forward(const struct dip_ar *ar, struct dip_stream *s,
                                             const struct dip_ar_args *args,
                                             struct dip_arena *scratch);
 
-/* logits [R, V] = hidden W_head^T; the head is the embedding table when tied. */
+/* logits [R, V] = hidden W_head^T; the head is the embedding table when tied. Of a shard, V is its
+ * vocab.count: the columns [vocab.first, + vocab.count) of all logits, bit for bit. */
 DIP_MUST_USE enum dip_status dip_ar_logits(const struct dip_ar *ar, struct dip_stream *s,
                                            struct dip_tensor logits, struct dip_tensor hidden);
