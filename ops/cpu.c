@@ -124,21 +124,28 @@ void dip__cpu_run(struct dip_stream *s, dip__kernel_fn kernel, const void *job, 
 
 /* ---- memory ---- */
 
-enum { HUGE_BYTES_MIN = 8 << 20 };
+enum { HUGE_BYTES_MIN = 64 << 20 };
 
-/* Mapped rather than allocated: zeroed, aligned, and resident only as far as it is used. Large
- * pages where the system has them: images are walked by channel, tens of KB from pixel to pixel. */
-static enum dip_status reserve(struct dip_device *device, size_t bytes, struct dip_mem *ret_mem)
+/* Mapped rather than allocated: zeroed, aligned, and resident only as far as it is used. */
+static enum dip_status map(size_t bytes, struct dip_mem *ret_mem)
 {
-    (void)device;
     size_t size = bytes ? bytes : 1;
     void *base = mmap(NULL, size, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED)
         return DIP_NO_MEMORY;
-    if (size >= HUGE_BYTES_MIN)
-        (void)madvise(base, size, MADV_HUGEPAGE); /* a wish: refusal changes nothing */
     *ret_mem = (struct dip_mem){.base = base, .bytes = size};
+    return DIP_OK;
+}
+
+/* Large pages for large models: their images are walked by channel, tens of KB from pixel to pixel.
+ * Small models would only pay for clearing them. */
+static enum dip_status reserve(struct dip_device *device, size_t bytes, struct dip_mem *ret_mem)
+{
+    (void)device;
+    DIP_TRY(map(bytes, ret_mem));
+    if (bytes >= HUGE_BYTES_MIN)
+        (void)madvise(ret_mem->base, bytes, MADV_HUGEPAGE); /* a wish: refusal changes nothing */
     return DIP_OK;
 }
 
@@ -250,7 +257,7 @@ void dip__cpu_close(struct dip_device *device)
 enum dip_status dip__cpu_stream_open(struct dip_stream *stream)
 {
     size_t bytes = (size_t)stream->device->threads * DIP_KERNEL_SCRATCH_BYTES;
-    return reserve(stream->device, bytes, &stream->scratch);
+    return map(bytes, &stream->scratch);
 }
 
 void dip__cpu_stream_close(struct dip_stream *stream)
