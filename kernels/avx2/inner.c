@@ -2,7 +2,6 @@
 #include "kernels/avx2/inner.h"
 
 static const struct dip__inner inner = {
-    .dot_pack = dip__avx2_dot_pack,
     .dot_rows = dip__avx2_dot_rows,
     .tile_rows = dip__avx2_tile_rows,
     .tile_pieces = dip__avx2_tile_pieces,

@@ -13,29 +13,19 @@
  * activations stream past it; 64 steps also hide the join of the lanes. */
 enum { DIP__DOT_BLOCK = 512, DIP__DOT_COLUMNS = 8, DIP__PARTIAL_STRIDE = 64 };
 
-/* Widens k elements of up to eight weight rows into a panel [ceil(k / 8)][8 columns][8], zeros
- * beyond k. Columns beyond the last repeat it up to a whole four. What lies `ahead` bytes further
- * on in each row is fetched meanwhile. */
-struct dip__dot_pack {
-    const void *w[DIP__DOT_COLUMNS];
-    enum dip_dtype dtype;
-    int columns; /* 4 or 8 */
-    int64_t k, ahead;
-    float *panel;
-};
-
-/* partial[r][0..columns) (+)= block sums of rows of `in` against a panel of up to eight columns,
- * written in whole fours.
- *
- *   panel [ceil(k / 8)][8 columns][8], zeros beyond k      partial rows are DIP__PARTIAL_STRIDE
- * apart */
+/* partial[r][0..columns) (+)= block sums of rows of `in` against up to eight weight rows, in whole
+ * fours. The weights are widened once into a panel [ceil(k / 8)][8 columns][8], zeros beyond k,
+ * which all rows then share; the first tile may widen on its way. */
 struct dip__dot_rows {
     const float *in;
     int64_t in_stride, rows;
-    const float *panel;
+    const void *w[DIP__DOT_COLUMNS]; /* at the block's first k; columns beyond the last repeat it */
+    enum dip_dtype dtype;
     int64_t k, columns; /* at most DIP__DOT_BLOCK, DIP__DOT_COLUMNS */
-    float *partial;
-    bool is_first; /* = instead of += */
+    int64_t ahead;  /* what lies as many bytes further on in each weight row is fetched meanwhile */
+    float *panel;   /* room for one */
+    float *partial; /* rows are DIP__PARTIAL_STRIDE apart */
+    bool is_first;  /* = instead of += */
 };
 
 /* ---- outer form ---- */
@@ -97,20 +87,17 @@ struct dip__depthwise_row {
 /* ---- both widths ---- */
 
 struct dip__inner {
-    void (*dot_pack)(const struct dip__dot_pack *job);
     void (*dot_rows)(const struct dip__dot_rows *job);
     void (*tile_rows)(const struct dip__tile_rows *job);
     void (*tile_pieces)(const struct dip__tile_pieces *job);
     void (*depthwise_row)(const struct dip__depthwise_row *job);
 };
 
-void dip__avx2_dot_pack(const struct dip__dot_pack *job);
 void dip__avx2_dot_rows(const struct dip__dot_rows *job);
 void dip__avx2_tile_rows(const struct dip__tile_rows *job);
 void dip__avx2_tile_pieces(const struct dip__tile_pieces *job);
 void dip__avx2_depthwise_row(const struct dip__depthwise_row *job);
 
-void dip__avx512_dot_pack(const struct dip__dot_pack *job);
 void dip__avx512_dot_rows(const struct dip__dot_rows *job);
 void dip__avx512_tile_rows(const struct dip__tile_rows *job);
 void dip__avx512_tile_pieces(const struct dip__tile_pieces *job);

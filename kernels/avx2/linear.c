@@ -142,24 +142,19 @@ static void block_sums(const struct product *p, int64_t c, int64_t k, int64_t co
                        bool is_first)
 {
     const struct dip_job_linear *j = p->j;
-    int64_t columns = dip__min(p->t.columns - c, DIP__DOT_COLUMNS);
-    struct dip__dot_pack pack = {.dtype = j->weight.dtype,
-                                 .columns = columns > DIP__DOT_COLUMNS / 2 ? DIP__DOT_COLUMNS
-                                                                           : DIP__DOT_COLUMNS / 2,
-                                 .k = count,
-                                 .panel = p->panel};
-    for (int i = 0; i < pack.columns; i++)
-        pack.w[i] = weight_row(j, p->t.column + c + i, k);
-    pack.ahead = columns * j->weight_stride * (pack.dtype == DIP_F32 ? 4 : 2);
-    p->inner->dot_pack(&pack);
-    p->inner->dot_rows(&(struct dip__dot_rows){.in = j->in + p->t.row * j->in_stride + k,
-                                               .in_stride = j->in_stride,
-                                               .rows = p->t.rows,
-                                               .panel = p->panel,
-                                               .k = count,
-                                               .columns = columns,
-                                               .partial = partial + c,
-                                               .is_first = is_first});
+    struct dip__dot_rows job = {.in = j->in + p->t.row * j->in_stride + k,
+                                .in_stride = j->in_stride,
+                                .rows = p->t.rows,
+                                .dtype = j->weight.dtype,
+                                .k = count,
+                                .columns = dip__min(p->t.columns - c, DIP__DOT_COLUMNS),
+                                .panel = p->panel,
+                                .partial = partial + c,
+                                .is_first = is_first};
+    job.ahead = job.columns * j->weight_stride * (job.dtype == DIP_F32 ? 4 : 2);
+    for (int i = 0; i < DIP__DOT_COLUMNS; i++)
+        job.w[i] = weight_row(j, p->t.column + c + i, k);
+    p->inner->dot_rows(&job);
 }
 
 /* With few rows all of k stays in cache for them, so weight rows are read to their end; with many,

@@ -5,7 +5,8 @@
  * what it sums in the AVX2 form, and the join of the lanes is the same tree:
  *
  *   z01 = [a0..a7 | b0..b7]   z23 = [c0..c7 | d0..d7]   ->   a, b, c, d
- */
+ *
+ * The first tile widens bf16 as it goes, as in kernels/avx2/dot_rows.c. */
 #include "kernels/avx2/inner.h"
 #include "kernels/avx512/simd.h"
 
@@ -27,44 +28,36 @@ DIP_INLINE __m512 widen_pair(enum dip_dtype dtype, const void *w0, const void *w
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-DIP_INLINE void pack(const struct dip__dot_pack *j, enum dip_dtype dtype, int columns)
+DIP_INLINE void pack(const struct dip__dot_rows *j, enum dip_dtype dtype)
 {
     const int64_t step_bytes = 8 * (dtype == DIP_F32 ? 4 : 2);
-    float *panel = j->panel;
-    int64_t whole = j->k & ~(int64_t)7;
-    for (int64_t i = 0; i < whole; i += 8, panel += 8 * DIP__DOT_COLUMNS) {
-        bool is_line = i / 8 * step_bytes % 64 == 0;
-#pragma GCC unroll 4
-        for (int c = 0; c < columns; c += 2) {
-            if (is_line) {
+    int columns = j->columns > DIP__DOT_COLUMNS / 2 ? DIP__DOT_COLUMNS : DIP__DOT_COLUMNS / 2;
+    for (int c = 0; c < columns; c += 2) {
+        float *to = j->panel + 8 * (int64_t)c;
+        int64_t i = 0;
+        for (; i + 8 <= j->k; i += 8, to += 8 * DIP__DOT_COLUMNS) {
+            if (i / 8 * step_bytes % 64 == 0) {
                 int64_t at = j->ahead + i / 8 * step_bytes;
                 _mm_prefetch((const char *)j->w[c] + at, _MM_HINT_T0);
                 _mm_prefetch((const char *)j->w[c + 1] + at, _MM_HINT_T0);
             }
-            _mm512_storeu_ps(panel + 8 * c, widen_pair(dtype, j->w[c], j->w[c + 1], i));
+            _mm512_storeu_ps(to, widen_pair(dtype, j->w[c], j->w[c + 1], i));
+        }
+        if (i < j->k) {
+            _mm256_storeu_ps(to, dip__load8_part(dtype, j->w[c], i, j->k - i));
+            _mm256_storeu_ps(to + 8, dip__load8_part(dtype, j->w[c + 1], i, j->k - i));
         }
     }
-    if (whole < j->k)
-        for (int c = 0; c < columns; c++)
-            _mm256_storeu_ps(panel + 8 * c, dip__load8_part(dtype, j->w[c], whole, j->k - whole));
 }
 
-DIP_INLINE void pack_columns(const struct dip__dot_pack *j, enum dip_dtype dtype)
-{
-    if (j->columns == DIP__DOT_COLUMNS)
-        pack(j, dtype, DIP__DOT_COLUMNS);
-    else
-        pack(j, dtype, DIP__DOT_COLUMNS / 2);
-}
-
-void dip__avx512_dot_pack(const struct dip__dot_pack *j)
+static void pack_any(const struct dip__dot_rows *j)
 {
     if (j->dtype == DIP_F32)
-        pack_columns(j, DIP_F32);
+        pack(j, DIP_F32);
     else if (j->dtype == DIP_BF16)
-        pack_columns(j, DIP_BF16);
+        pack(j, DIP_BF16);
     else
-        pack_columns(j, DIP_F16);
+        pack(j, DIP_F16);
 }
 
 /* ---- tiles ---- */
@@ -81,20 +74,41 @@ DIP_INLINE __m128 join(__m512 z01, __m512 z23)
     return _mm_unpacklo_ps(ac, bd);
 }
 
-/* acc[r][pair] += lanes of a[r] . two columns, for the eight k at a[r][i]. */
-DIP_INLINE void step(int rows, int pairs, const float *const *a, int64_t i, int64_t count,
-                     const float *panel, __m512 *acc)
+/* acc[r][pair] += lanes of a[r] . two columns, for the eight k at a[r][i], `count` of which exist.
+ */
+DIP_INLINE void multiply(int rows, int pairs, const float *const *a, int64_t i, int64_t count,
+                         const __m512 *w, __m512 *acc)
 {
-    __m512 w[PAIRS];
-#pragma GCC unroll 4
-    for (int p = 0; p < pairs; p++)
-        w[p] = _mm512_loadu_ps(panel + 16 * p);
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
         __m512 x = _mm512_broadcast_f32x8(dip__get8(a[r] + i, count));
 #pragma GCC unroll 4
         for (int p = 0; p < pairs; p++)
             acc[r * pairs + p] = _mm512_fmadd_ps(x, w[p], acc[r * pairs + p]);
+    }
+}
+
+DIP_INLINE void step(int rows, int pairs, const float *const *a, int64_t i, int64_t count,
+                     const float *panel, __m512 *acc)
+{
+    __m512 w[PAIRS];
+#pragma GCC unroll 4
+    for (int p = 0; p < pairs; p++)
+        w[p] = _mm512_loadu_ps(panel + 16 * (int64_t)p);
+    multiply(rows, pairs, a, i, count, w, acc);
+}
+
+DIP_INLINE void finish(const struct dip__dot_rows *j, int64_t row, int rows, int pairs,
+                       const __m512 *acc)
+{
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 2
+        for (int p = 0; p < pairs; p += 2) {
+            float *to = j->partial + (row + r) * DIP__PARTIAL_STRIDE + 2 * p;
+            __m128 block = join(acc[r * pairs + p], acc[r * pairs + p + 1]);
+            _mm_store_ps(to, j->is_first ? block : _mm_add_ps(_mm_load_ps(to), block));
+        }
     }
 }
 
@@ -114,15 +128,41 @@ DIP_INLINE void tile(const struct dip__dot_rows *j, int64_t row, int rows, int p
         step(rows, pairs, a, i, 8, panel, acc);
     if (whole < j->k)
         step(rows, pairs, a, whole, j->k - whole, panel, acc);
+    finish(j, row, rows, pairs, acc);
+}
+
+/* The first ROWS rows against eight columns of bf16, widened on the way and left in the panel. k is
+ * a multiple of eight. */
+static void widening_tile(const struct dip__dot_rows *j)
+{
+    const float *a[ROWS];
+    const uint16_t *w[DIP__DOT_COLUMNS];
+    __m512 acc[ROWS * PAIRS];
 #pragma GCC unroll 6
-    for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 2
-        for (int p = 0; p < pairs; p += 2) {
-            float *to = j->partial + (row + r) * DIP__PARTIAL_STRIDE + 2 * p;
-            __m128 block = join(acc[r * pairs + p], acc[r * pairs + p + 1]);
-            _mm_store_ps(to, j->is_first ? block : _mm_add_ps(_mm_load_ps(to), block));
+    for (int r = 0; r < ROWS; r++)
+        a[r] = j->in + r * j->in_stride;
+#pragma GCC unroll 8
+    for (int c = 0; c < DIP__DOT_COLUMNS; c++)
+        w[c] = j->w[c];
+#pragma GCC unroll 24
+    for (int i = 0; i < ROWS * PAIRS; i++)
+        acc[i] = _mm512_setzero_ps();
+    float *panel = j->panel;
+    int64_t ahead = j->ahead / (int64_t)sizeof *w[0];
+    int64_t k = j->k;
+    for (int64_t i = 0; i < k; i += 8, panel += 8 * DIP__DOT_COLUMNS) {
+        if (i % 32 == 0)
+            for (int c = 0; c < DIP__DOT_COLUMNS; c++)
+                _mm_prefetch((const char *)(w[c] + ahead + i), _MM_HINT_T0);
+        __m512 wide[PAIRS];
+#pragma GCC unroll 4
+        for (int p = 0; p < PAIRS; p++) {
+            wide[p] = widen_pair(DIP_BF16, w[2 * p], w[2 * p + 1], i);
+            _mm512_storeu_ps(panel + 16 * (int64_t)p, wide[p]);
         }
+        multiply(ROWS, PAIRS, a, i, 8, wide, acc);
     }
+    finish(j, 0, ROWS, PAIRS, acc);
 }
 
 DIP_INLINE void few(const struct dip__dot_rows *j, int64_t row, int64_t rows, int pairs)
@@ -148,9 +188,8 @@ DIP_INLINE void few(const struct dip__dot_rows *j, int64_t row, int64_t rows, in
 
 /* Seven to nine rows left over are two tiles of about half, so that none is left with so few sums
  * that it waits for them. */
-DIP_INLINE void rows_of(const struct dip__dot_rows *j, int pairs)
+DIP_INLINE void rows_of(const struct dip__dot_rows *j, int64_t r, int pairs)
 {
-    int64_t r = 0;
     for (; j->rows - r == ROWS || j->rows - r >= 10; r += ROWS)
         tile(j, r, ROWS, pairs);
     if (j->rows - r > ROWS) {
@@ -164,8 +203,14 @@ DIP_INLINE void rows_of(const struct dip__dot_rows *j, int pairs)
 
 void dip__avx512_dot_rows(const struct dip__dot_rows *j)
 {
-    if (j->columns > DIP__DOT_COLUMNS / 2)
-        rows_of(j, PAIRS);
+    bool is_full = j->columns > DIP__DOT_COLUMNS / 2;
+    bool is_widening = is_full && j->dtype == DIP_BF16 && j->rows >= ROWS && j->k % 8 == 0;
+    if (is_widening)
+        widening_tile(j);
     else
-        rows_of(j, PAIRS / 2);
+        pack_any(j);
+    if (is_full)
+        rows_of(j, is_widening ? ROWS : 0, PAIRS);
+    else
+        rows_of(j, 0, PAIRS / 2);
 }

@@ -4,7 +4,6 @@
 #include "kernels/avx2/inner.h"
 
 static const struct dip__inner inner = {
-    .dot_pack = dip__avx512_dot_pack,
     .dot_rows = dip__avx512_dot_rows,
     .tile_rows = dip__avx512_tile_rows,
     .tile_pieces = dip__avx512_tile_pieces,
