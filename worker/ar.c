@@ -78,10 +78,16 @@ void dip__worker_hand_over(struct dip_worker *w, const struct dip_message *messa
     if (message->as.hand_over.to == w->endpoint->address) {
         dip__worker_hinge(w, &hinge); /* both panels live here */
         dip_message_release(&hinge);
-    } else if (dip_endpoint_send(w->endpoint, message->as.hand_over.to, &hinge)) {
-        dip__worker_fail(w, job->id, DIP_UNREACHABLE, "the diffusion worker took no hinge");
-        dip_message_release(&hinge);
+        return;
     }
+    enum dip_status status = dip_endpoint_send(w->endpoint, message->as.hand_over.to, &hinge);
+    if (status)
+        dip_message_release(&hinge);
+    /* A receiver that is gone is the coordinator's to notice: it places the image elsewhere, and
+     * the copy kept here is what it will be made of. Only a living one that has no room is a
+     * failure. */
+    if (status && status != DIP_CANCELLED && status != DIP_UNREACHABLE)
+        dip__worker_fail(w, job->id, status, "the diffusion worker took no hinge");
 }
 
 /* ---- what a step did ---- */
