@@ -3,8 +3,9 @@
 set -euo pipefail
 build=${1:?usage: clang_tidy.sh BUILD_FOLDER}
 tidy=$(command -v clang-tidy-14 || command -v clang-tidy) || { echo "clang-tidy is missing"; exit 1; }
-find base kernels proto ops model engine cluster net worker coordinator cli -name '*.c' | sort |
-  xargs -P 2 -n 6 "$tidy" --quiet -p "$build" --warnings-as-errors='*' 2>&1 |
-  grep -vE '^[0-9]+ warnings? generated|^Suppressed |^Use -header-filter' || true
-[ "${PIPESTATUS[1]}" -eq 0 ]
+status=0
+said=$(find base kernels ops model engine cluster net worker coordinator cli proto -name '*.c' | sort |
+  xargs -P 2 -n 6 "$tidy" --quiet -p "$build" --warnings-as-errors='*' 2>&1) || status=1
+grep -vE '^[0-9]+ warnings? generated|^Suppressed |^Use -header-filter' <<<"$said" || true
+[ "$status" -eq 0 ]
 echo "clang-tidy: clean"
