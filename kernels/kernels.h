@@ -19,7 +19,7 @@
  *
  * Orders of summation (the determinism contract of ops/ops.h, for the fast family):
  *   dot form    (linear, attention scores of the autoregressive panel) lane l of eight sums
- * products k = l, l + 8, ... with fma inside a block of 512; lanes join as
+ * products k = l, l + 8, ... with fma inside a block of 768; lanes join as
  *               ((0+2)+(1+3)) + ((4+6)+(5+7)); blocks are added in order. A tail of k is filled
  * with zeros. See kernels/avx2/dot.h. outer form  (convolution, cross and linear attention, grouped
  * products) one accumulator per output, k in order with fma inside a block whose length depends on

@@ -16,7 +16,7 @@ static_assert((int)DIP_KERNEL_VOCAB_MAX == (int)DIP_VOCAB_MAX, "vocabularies agr
 
 /* ---- linear algebra ---- */
 
-enum { LINEAR_UNIT_ROWS = 128, LINEAR_UNIT_COLUMNS = 64, LINEAR_DIRECT_ROWS = 3 };
+enum { LINEAR_UNIT_ROWS = 96, LINEAR_UNIT_COLUMNS = 128, LINEAR_DIRECT_ROWS = 3 };
 
 /* Rows in equal blocks of a multiple of three, the height of a tile; then columns as wide as leaves
  * a few units to every thread. */

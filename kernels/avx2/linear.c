@@ -3,9 +3,9 @@
  * Dot form (kernels/avx2/dot.h): weights stay row-major [N, K] and are never transposed, so
  * decoding reads each byte of them once, in order. Two ways through the same arithmetic:
  *   direct  1..3 rows: four weight rows at a time, widened in registers. Bound by memory.
- *   panel   more rows: a block of 512 k of eight weight rows is widened once into a panel, then
+ *   panel   more rows: a block of 768 k of eight weight rows is widened once into a panel, then
  * tiles of 3 rows x 4 columns run over it: 7 loads for 12 fma, so bound by fma. Block sums of a
- * tile wait in `partial` while the next 512 k are done; chunks (row-parallel products) each end in
+ * tile wait in `partial` while the next 768 k are done; chunks (row-parallel products) each end in
  * such a buffer and join pairwise as a binary counter carries. */
 #include "base/assert.h"
 #include "kernels/avx2/dot.h"
@@ -150,7 +150,8 @@ static void block_sums(const struct product *p, int64_t c, int64_t k, int64_t co
                                 .columns = dip__min(p->t.columns - c, DIP__DOT_COLUMNS),
                                 .panel = p->panel,
                                 .partial = partial + c,
-                                .is_first = is_first};
+                                .is_first = is_first,
+                                .is_cold = c == 0 && p->t.rows > FEW_ROWS};
     job.ahead = job.columns * j->weight_stride * (job.dtype == DIP_F32 ? 4 : 2);
     for (int i = 0; i < DIP__DOT_COLUMNS; i++)
         job.w[i] = weight_row(j, p->t.column + c + i, k);

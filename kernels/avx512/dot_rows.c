@@ -112,7 +112,16 @@ DIP_INLINE void finish(const struct dip__dot_rows *j, int64_t row, int rows, int
     }
 }
 
-DIP_INLINE void tile(const struct dip__dot_rows *j, int64_t row, int rows, int pairs)
+/* The same part of the next tile's rows; a line every other step. */
+DIP_INLINE void fetch_next(const float *const *a, int64_t in_stride, int64_t i)
+{
+    if (i % 16 == 0)
+#pragma GCC unroll 6
+        for (int r = 0; r < ROWS; r++)
+            _mm_prefetch((const char *)(a[r] + ROWS * in_stride + i), _MM_HINT_T0);
+}
+
+DIP_INLINE void tile(const struct dip__dot_rows *j, int64_t row, int rows, int pairs, bool is_cold)
 {
     const float *a[ROWS];
     __m512 acc[ROWS * PAIRS];
@@ -124,19 +133,24 @@ DIP_INLINE void tile(const struct dip__dot_rows *j, int64_t row, int rows, int p
         acc[i] = _mm512_setzero_ps();
     const float *panel = j->panel;
     int64_t whole = j->k & ~(int64_t)7;
-    for (int64_t i = 0; i < whole; i += 8, panel += 8 * DIP__DOT_COLUMNS)
+    int64_t in_stride = j->in_stride;
+    for (int64_t i = 0; i < whole; i += 8, panel += 8 * DIP__DOT_COLUMNS) {
+        if (is_cold)
+            fetch_next(a, in_stride, i);
         step(rows, pairs, a, i, 8, panel, acc);
+    }
     if (whole < j->k)
         step(rows, pairs, a, whole, j->k - whole, panel, acc);
     finish(j, row, rows, pairs, acc);
 }
 
-/* The first ROWS rows against eight columns of bf16, widened on the way and left in the panel. k is
- * a multiple of eight. */
-static void widening_tile(const struct dip__dot_rows *j)
+/* The first ROWS rows against eight columns, widened on the way and left in the panel. k is a
+ * multiple of eight. */
+DIP_INLINE void widening_tile(const struct dip__dot_rows *j, enum dip_dtype dtype)
 {
+    const int64_t step_bytes = 8 * (dtype == DIP_F32 ? 4 : 2);
     const float *a[ROWS];
-    const uint16_t *w[DIP__DOT_COLUMNS];
+    const void *w[DIP__DOT_COLUMNS];
     __m512 acc[ROWS * PAIRS];
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
@@ -148,16 +162,21 @@ static void widening_tile(const struct dip__dot_rows *j)
     for (int i = 0; i < ROWS * PAIRS; i++)
         acc[i] = _mm512_setzero_ps();
     float *panel = j->panel;
-    int64_t ahead = j->ahead / (int64_t)sizeof *w[0];
+    int64_t ahead = j->ahead;
+    int64_t in_stride = j->in_stride;
+    bool is_cold = j->is_cold;
     int64_t k = j->k;
-    for (int64_t i = 0; i < k; i += 8, panel += 8 * DIP__DOT_COLUMNS) {
-        if (i % 32 == 0)
+    for (int64_t i = 0; i < k; i += 8, panel += 8 * DIP__DOT_COLUMNS, ahead += step_bytes) {
+        if (i / 8 * step_bytes % 64 == 0)
+#pragma GCC unroll 8
             for (int c = 0; c < DIP__DOT_COLUMNS; c++)
-                _mm_prefetch((const char *)(w[c] + ahead + i), _MM_HINT_T0);
+                _mm_prefetch((const char *)w[c] + ahead, _MM_HINT_T0);
+        if (is_cold)
+            fetch_next(a, in_stride, i);
         __m512 wide[PAIRS];
 #pragma GCC unroll 4
         for (int p = 0; p < PAIRS; p++) {
-            wide[p] = widen_pair(DIP_BF16, w[2 * p], w[2 * p + 1], i);
+            wide[p] = widen_pair(dtype, w[2 * p], w[2 * p + 1], i);
             _mm512_storeu_ps(panel + 16 * (int64_t)p, wide[p]);
         }
         multiply(ROWS, PAIRS, a, i, 8, wide, acc);
@@ -165,23 +184,33 @@ static void widening_tile(const struct dip__dot_rows *j)
     finish(j, 0, ROWS, PAIRS, acc);
 }
 
+static void widening_bf16(const struct dip__dot_rows *j)
+{
+    widening_tile(j, DIP_BF16);
+}
+
+static void widening_f32(const struct dip__dot_rows *j)
+{
+    widening_tile(j, DIP_F32);
+}
+
 DIP_INLINE void few(const struct dip__dot_rows *j, int64_t row, int64_t rows, int pairs)
 {
     switch (rows) {
     case 1:
-        tile(j, row, 1, pairs);
+        tile(j, row, 1, pairs, false);
         break;
     case 2:
-        tile(j, row, 2, pairs);
+        tile(j, row, 2, pairs, false);
         break;
     case 3:
-        tile(j, row, 3, pairs);
+        tile(j, row, 3, pairs, false);
         break;
     case 4:
-        tile(j, row, 4, pairs);
+        tile(j, row, 4, pairs, false);
         break;
     default:
-        tile(j, row, 5, pairs);
+        tile(j, row, 5, pairs, false);
         break;
     }
 }
@@ -190,8 +219,11 @@ DIP_INLINE void few(const struct dip__dot_rows *j, int64_t row, int64_t rows, in
  * that it waits for them. */
 DIP_INLINE void rows_of(const struct dip__dot_rows *j, int64_t r, int pairs)
 {
+    if (j->is_cold)
+        for (; j->rows - r >= 10; r += ROWS)
+            tile(j, r, ROWS, pairs, true);
     for (; j->rows - r == ROWS || j->rows - r >= 10; r += ROWS)
-        tile(j, r, ROWS, pairs);
+        tile(j, r, ROWS, pairs, false);
     if (j->rows - r > ROWS) {
         int64_t half = (j->rows - r + 1) / 2;
         few(j, r, half, pairs);
@@ -204,11 +236,13 @@ DIP_INLINE void rows_of(const struct dip__dot_rows *j, int64_t r, int pairs)
 void dip__avx512_dot_rows(const struct dip__dot_rows *j)
 {
     bool is_full = j->columns > DIP__DOT_COLUMNS / 2;
-    bool is_widening = is_full && j->dtype == DIP_BF16 && j->rows >= ROWS && j->k % 8 == 0;
-    if (is_widening)
-        widening_tile(j);
-    else
+    bool is_widening = is_full && j->dtype != DIP_F16 && j->rows >= ROWS && j->k % 8 == 0;
+    if (!is_widening)
         pack_any(j);
+    else if (j->dtype == DIP_BF16)
+        widening_bf16(j);
+    else
+        widening_f32(j);
     if (is_full)
         rows_of(j, is_widening ? ROWS : 0, PAIRS);
     else

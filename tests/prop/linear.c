@@ -1,7 +1,7 @@
 /* tests/prop/linear.c - the linear product: against its definition, and alone against among others.
  *
- * Tolerance: a lane adds at most 64 products per block of 512, lanes join in 3 additions, blocks
- * and chunks in at most K / 512 + log2(chunks) more, bias, activation and residual in a few: the
+ * Tolerance: a lane adds at most 96 products per block of 768, lanes join in 3 additions, blocks
+ * and chunks in at most K / 768 + log2(chunks) more, bias, activation and residual in a few: the
  * error is at most that many roundings of the sum of magnitudes. */
 #include "tests/prop/prop.h"
 
@@ -14,11 +14,11 @@ static struct sizes random_sizes(void)
 {
     struct sizes n = {.rows = PROP_PICK(1, 1, 2, 3, 4, 5, 7, 16, 17, 31, 127, 128, 129, 200),
                       .outs = PROP_PICK(1, 3, 4, 5, 8, 31, 64, 65, 130),
-                      .ins = PROP_PICK(1, 7, 8, 13, 64, 96, 250, 511, 512, 520, 1030, 2240),
+                      .ins = PROP_PICK(1, 7, 8, 13, 64, 96, 250, 767, 768, 776, 1540, 2240),
                       .chunk_count = 1};
     if (prop_int(0, 2) == 0) {
         n.chunk_count = (int)PROP_PICK(2, 4, 8, 16);
-        n.ins = n.chunk_count * PROP_PICK(1, 5, 8, 24, 100, 256, 600);
+        n.ins = n.chunk_count * PROP_PICK(1, 5, 8, 24, 100, 256, 800);
     }
     return n;
 }
@@ -26,7 +26,7 @@ static struct sizes random_sizes(void)
 static double roundings(const struct sizes *n)
 {
     double length = (double)n->ins / n->chunk_count;
-    return fmin(length, 64.0) + 4.0 + length / 512.0 + 5.0;
+    return fmin(length, 96.0) + 4.0 + length / 768.0 + 5.0;
 }
 
 static void call(struct dip_stream *s, struct dip_tensor out, struct dip_tensor in,
@@ -123,7 +123,7 @@ static void check_ranks(struct dip_stream *s, int rank_count)
 {
     struct sizes n = random_sizes();
     n.chunk_count = 8;
-    n.ins = 8 * PROP_PICK(1, 5, 8, 24, 100, 256, 600);
+    n.ins = 8 * PROP_PICK(1, 5, 8, 24, 100, 256, 800);
     struct dip_tensor in = prop_random(DIP_F32, n.rows, n.ins, 0);
     struct dip_tensor weight = prop_random(prop_dtype(), n.outs, n.ins, 0);
     struct dip_tensor whole = prop_view(DIP_F32, n.rows, n.outs, 0);
