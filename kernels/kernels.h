@@ -197,7 +197,7 @@ struct dip_job_kv_append {
     int64_t k_cache_stride, v_cache_stride, capacity;
 };
 
-/* Causal attention over keys 0..position, online softmax over blocks of 64 keys. Query head g reads
+/* Causal attention over keys 0..position, online softmax over blocks of 32 keys. Query head g reads
  * kv head g / (head_count / kv_head_count). Unit: row * kv_head_count + kv head. Bytes: 8 (position
  * + 1) head_dim per unit: bound by memory while decoding. */
 struct dip_job_attend {

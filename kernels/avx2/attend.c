@@ -1,14 +1,14 @@
 /* kernels/avx2/attend.c - causal attention of one row over its cached keys.
  *
  * A unit is one key head with the query heads that share it, so keys and values are read once for
- * the group. Keys come in blocks of 64, each with its own softmax relative to the running maximum
+ * the group. Keys come in blocks of 32, each with its own softmax relative to the running maximum
  * (online softmax, Milakov and Gimelshein 2018); the blocks start at key 0, so the order of
  * everything depends on the position alone. Scores: dot form. Values: one chain per output over a
  * block's keys. Bound by memory while decoding: 8 head_dim bytes a key. */
 #include "base/assert.h"
 #include "kernels/avx2/dot.h"
 
-enum { KEYS = 64, QUERIES = 2, VALUE_VECTORS = 4 };
+enum { KEYS = 32, QUERIES = 2, VALUE_VECTORS = 4 };
 
 /* Up to QUERIES query heads on their way through the keys. */
 struct pass {

@@ -16,7 +16,7 @@
 #include "kernels/avx2/inner.h"
 #include "kernels/avx2/simd.h"
 
-enum { STREAMED_BYTES_MIN = 16 << 20 };
+enum { STREAMED_BYTES_MIN = 16 << 20, FETCH_PIXELS = 32 };
 
 /* One half of the channels (all of them when there is no gate). */
 struct half {
@@ -61,15 +61,15 @@ static float *line_of(const struct state *s, const struct half *h, int64_t y)
     return h->ring + (y + s->j->edge) % s->j->edge * s->line;
 }
 
-/* Pixels are too far apart for the hardware to see a stream, so the next image row's are fetched on
- * the way. */
+/* Pixels are too far apart for the hardware to see a stream, so later ones are fetched on the way:
+ * not a whole row of them, because pixels a power of two apart share few sets of a cache. */
 static void copy_pixels(const float *in, int64_t in_stride, int64_t width, int64_t channels,
                         float *to, int64_t to_stride)
 {
-    const float *below = in + width * in_stride;
-    for (int64_t x = 0; x < width; x++, in += in_stride, below += in_stride, to += to_stride) {
+    const float *later = in + FETCH_PIXELS * in_stride;
+    for (int64_t x = 0; x < width; x++, in += in_stride, later += in_stride, to += to_stride) {
         for (int64_t c = 0; c < channels; c += 16)
-            _mm_prefetch((const char *)(below + c), _MM_HINT_T0);
+            _mm_prefetch((const char *)(later + c), _MM_HINT_T1);
         int64_t c = 0;
         for (; c + 8 <= channels; c += 8)
             _mm256_storeu_ps(to + c, _mm256_loadu_ps(in + c));

@@ -29,21 +29,25 @@ DIP_INLINE void zero(int rows, int panels, __m512 *acc)
 }
 
 /* Rows of `to` are padded to whole vectors of eight, not sixteen: the last half may not be ours. */
+DIP_INLINE void put(float *to, int64_t columns, __m512 sum, bool is_first)
+{
+    if (columns > 8) {
+        _mm512_storeu_ps(to, is_first ? sum : _mm512_add_ps(_mm512_loadu_ps(to), sum));
+        return;
+    }
+    __m256 half = _mm512_castps512_ps256(sum);
+    _mm256_storeu_ps(to, is_first ? half : _mm256_add_ps(_mm256_loadu_ps(to), half));
+}
+
 DIP_INLINE void store(int rows, int panels, const __m512 *acc, float *to, int64_t stride,
                       int64_t columns, bool is_first)
 {
 #pragma GCC unroll 6
-    for (int r = 0; r < rows; r++) {
+    for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
-        for (int p = 0; p < panels; p++) {
-            float *at = to + r * stride + (int64_t)p * DIP__PANEL;
-            __mmask16 mask = dip__mask16((columns - (int64_t)p * DIP__PANEL + 7) & ~(int64_t)7);
-            __m512 sum = acc[r * panels + p];
-            if (!is_first)
-                sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), sum);
-            _mm512_mask_storeu_ps(at, mask, sum);
-        }
-    }
+        for (int p = 0; p < panels; p++)
+            put(to + r * stride + (int64_t)p * DIP__PANEL, columns - (int64_t)p * DIP__PANEL,
+                acc[r * panels + p], is_first);
 }
 
 DIP_INLINE void tile(const struct dip__tile_rows *j, int64_t row, int rows, int panels)
