@@ -6,7 +6,7 @@ set -euo pipefail
 declare -A may=(
   [base]="" [kernels]="base" [proto]="base" [ops]="kernels base" [model]="ops base" [engine]="model ops base"
   [cluster]="proto base" [net]="base cluster" [worker]="engine cluster net proto base model ops"
-  [coordinator]="cluster net proto base model" [cli]="coordinator worker engine cluster net base model ops"
+  [coordinator]="cluster net proto base model" [cli]="coordinator worker engine cluster net proto base model ops"
 )
 # Narrower than folders: what a folder may take from another one.
 declare -A only=(
