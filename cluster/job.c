@@ -44,6 +44,9 @@ void dip_message_release(struct dip_message *message)
     case DIP_MESSAGE_HINGE:
         payload_free(&message->as.hinge.hidden);
         break;
+    case DIP_MESSAGE_APPEARED:
+        payload_free(&message->as.appeared);
+        break;
     case DIP_MESSAGE_PREVIEW:
     case DIP_MESSAGE_IMAGE:
         payload_free(&message->as.picture.png);

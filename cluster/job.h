@@ -41,6 +41,9 @@ struct dip_job_params {
     bool is_traced;        /* send TRACE messages */
 };
 
+/* Order in which a queue is served; waiting raises a request. */
+enum dip_priority { DIP_PRIORITY_BATCH, DIP_PRIORITY_STANDARD, DIP_PRIORITY_INTERACTIVE };
+
 struct dip_payload {
     void *data; /* NULL when there is none */
     size_t bytes;
@@ -90,13 +93,26 @@ enum {
     X(STOP)                                                                                        \
     X(SUBMIT)                                                                                      \
     X(CANCEL)                                                                                      \
+    X(TICK)                                                                                        \
     X(AR)                                                                                          \
     X(HAND_OVER)                                                                                   \
     X(DIFFUSION)                                                                                   \
     X(RELEASE)                                                                                     \
+    X(RESET)                                                                                       \
+    X(DRAIN)                                                                                       \
+    X(UNDRAIN)                                                                                     \
+    X(PREPARE_GROUP)                                                                               \
+    X(FORM_GROUP)                                                                                  \
+    X(DISSOLVE_GROUP)                                                                              \
     X(HINGE)                                                                                       \
+    X(APPEARED)                                                                                    \
     X(JOINED)                                                                                      \
+    X(HEARTBEAT)                                                                                   \
+    X(LEAVING)                                                                                     \
     X(LOST)                                                                                        \
+    X(GROUP_PREPARED)                                                                              \
+    X(GROUP_FORMED)                                                                                \
+    X(GROUP_LOST)                                                                                  \
     X(PREFILLED)                                                                                   \
     X(TOKENS)                                                                                      \
     X(HINGE_READY)                                                                                 \
@@ -121,7 +137,12 @@ struct dip_message_submit {
     bool has_hidden;           /* the AR panel is skipped: the client brought the hinge */
     const int32_t *forced_ids; /* [forced_count], every image begins with them; not owned */
     int32_t forced_count;
-    void *client; /* the coordinator's own record; the scheduler never looks at it */
+    enum dip_priority priority;
+    uint32_t tenant;     /* small number that the coordinator gives to a tenant's fairness key */
+    int64_t deadline_ns; /* coordinator's clock; 0 = none */
+    int64_t begin_by_ns; /* a worker must have begun by then; 0 = the deadline alone counts */
+    bool is_check;       /* say what would be admitted, run nothing */
+    void *client;        /* the coordinator's own record; the scheduler never looks at it */
 };
 
 struct dip_message_ar {
@@ -147,7 +168,47 @@ struct dip_message_hinge {
     struct dip_payload hidden; /* f32 [rows, H] */
 };
 
-/* What a member can hold. */
+/* APPEARED: a process has connected. What people and the forming of groups want to know of it; the
+ * scheduler does not. Texts are cut to fit and terminated. */
+struct dip_member_facts {
+    char name[64];     /* stable across restarts when configured */
+    char address[256]; /* "host:port" of its HingeService; empty without one */
+    char version[64];
+    char model_digest[65];
+    char host_id[128];
+    char device[64];
+    uint64_t incarnation;
+    uint32_t roles;
+};
+
+/* Liveness is progress: a busy member whose steps_total stands still is not alive. */
+struct dip_message_heartbeat {
+    uint64_t steps_total;     /* AR and sampler steps since the process started */
+    int64_t last_step_age_ns; /* 0 when idle */
+    int32_t ar_busy, hinges_held, diffusion_busy;
+};
+
+/* DRAIN: jobs that run longer than the grace are handed back. LEAVING: the process exits then. */
+struct dip_message_grace {
+    int64_t grace_ns;
+};
+
+/* PREPARE_GROUP (rank 0 only), FORM_GROUP, DISSOLVE_GROUP; GROUP_PREPARED, GROUP_FORMED,
+ * GROUP_LOST. A version of a group that is older than the newest seen changes nothing. */
+enum { DIP_GROUP_ID_BYTES = 32, DIP_GROUP_COMM_BYTES = 256 };
+struct dip_message_group {
+    char id[DIP_GROUP_ID_BYTES];
+    uint64_t epoch; /* version of the group: grows with every forming */
+    int32_t rank, size;
+    int64_t timeout_ns;   /* FORM_GROUP: all ranks must have joined within this time */
+    int32_t missing_rank; /* GROUP_LOST: -1 = not known */
+    uint32_t comm_id_bytes;
+    unsigned char
+        comm_id[DIP_GROUP_COMM_BYTES]; /* GROUP_PREPARED, FORM_GROUP: ops/comm's rendezvous */
+};
+
+/* JOINED: takes work from now on, and what it can hold. A rank other than 0 never joins: its group
+ * is one member, which is rank 0. */
 struct dip_message_joined {
     uint32_t roles;      /* enum dip_role bits */
     int32_t ar_slots;    /* jobs decoded in lockstep */
@@ -204,7 +265,11 @@ struct dip_message {
         struct dip_message_diffusion diffusion;
         struct dip_message_hand_over hand_over;
         struct dip_message_hinge hinge;
+        struct dip_payload appeared; /* one struct dip_member_facts */
         struct dip_message_joined joined;
+        struct dip_message_heartbeat heartbeat;
+        struct dip_message_grace grace;
+        struct dip_message_group group;
         struct dip_message_tokens tokens;
         struct dip_message_hinge_ready hinge_ready;
         struct dip_message_step step;

@@ -1,0 +1,58 @@
+/* net/spoke.h - a worker's end of its stream to the coordinator, and of hinges to other workers.
+ *
+ * An endpoint of net/net.h for worker/: what the device thread sends to the coordinator's address
+ * becomes frames on the stream, a HINGE sent to another member becomes a HingeService.Put to that
+ * member's host, and commands and hinges that come are put into the inbox. When the stream ends it
+ * is opened again, to whoever leads then, with jittered pauses; the worker first gets a RESET: the
+ * coordinator that it knew has given its jobs to somebody else. Commands of an older epoch than
+ * the largest seen are answered FAILED and not passed on.
+ *
+ * A hinge is sent in chunks with CRC-32C and goes on where it broke off; a receiver that is busy or
+ * restarting is tried again until the job is released or deadline_ns has passed.
+ *
+ * Thread: send from any thread, receive from the device thread; the rest on the loop's. */
+#pragma once
+
+#include "base/counter.h"
+#include "cluster/job.h"
+#include "net/net.h"
+#include "net/rpc_client.h"
+#include "net/rpc_loop.h"
+#include "net/rpc_server.h"
+
+struct dip_spoke;
+
+enum { DIP_SPOKE_COORDINATOR = 0, DIP_SPOKE_SELF = 1 }; /* addresses; others are given as needed */
+
+struct dip_spoke_options {
+    struct dip_rpc_loop *loop;
+    const struct dip_rpc_tls *tls;   /* NULL = plaintext */
+    struct dip_member_facts facts;   /* what hello says */
+    const char *cluster_id;          /* NULL = any */
+    int inbox_count_max;             /* 0 = 256 */
+    size_t hinge_bytes_max;          /* of one hinge */
+    const struct dip_counter *steps; /* the worker's, for heartbeats */
+    int64_t hinge_timeout_ns;        /* 0 = 30 s */
+};
+
+/* Errors: NO_MEMORY. */
+DIP_MUST_USE enum dip_status dip_spoke_new(const struct dip_spoke_options *options,
+                                           struct dip_spoke **ret_spoke);
+/* Closes its streams; free when the loop has returned. */
+void dip_spoke_stop(struct dip_spoke *spoke);
+void dip_spoke_free(struct dip_spoke *spoke);
+
+struct dip_endpoint *dip_spoke_endpoint(struct dip_spoke *spoke);
+
+/* Put and GetOffset, for the worker's own server; returns how many. */
+int dip_spoke_methods(struct dip_spoke *spoke, struct dip_rpc_method ret_methods[2]);
+
+/* Who leads, "host:port"; NULL = nobody known. May change at any time. Loop thread. */
+void dip_spoke_set_coordinator(struct dip_spoke *spoke, const char *target);
+
+/* Where the worker's own server really listens, when facts.address could not say. Before the
+ * coordinator is set. */
+void dip_spoke_set_address(struct dip_spoke *spoke, const char *address);
+
+/* True while the stream stands and the coordinator has answered hello. For readiness. */
+bool dip_spoke_is_connected(const struct dip_spoke *spoke);
