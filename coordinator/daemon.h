@@ -1,0 +1,150 @@
+/* coordinator/daemon.h - the coordinator process: services, queue, workers, one gRPC server.
+ *
+ * Everything lives on one loop and its thread: calls of clients, streams of workers (net/hub.h),
+ * the scheduler, kept results. Nothing here is locked, and every function below belongs to the
+ * loop's owner thread. Several coordinators may run; one leads, and only that one takes requests
+ * and workers. Who leads is decided elsewhere and said with lead and follow.
+ *
+ *     dip_rpc_loop_new ─► dip_coordinator_daemon_start ─► dip_rpc_loop_run ─► ..._free
+ *                                  SIGTERM, posted ─► ..._drain ─► on_stopped ─► dip_rpc_loop_stop
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "cluster/cluster.h"
+#include "coordinator/coordinator.h"
+#include "coordinator/stats.h"
+#include "net/net.h"
+#include "net/rpc_loop.h"
+#include "net/rpc_tls.h"
+
+struct dip_coordinator_daemon;
+
+struct dip_coordinator_daemon_options {
+    struct dip_rpc_loop *loop;     /* outlives the daemon */
+    const char *model_directory;   /* tokenizer, configuration; its weights are hashed, not kept */
+    const char *model_name;        /* what clients ask for; NULL = the directory's last part */
+    const char *model_revision;    /* NULL = none */
+    const char *listen;            /* "127.0.0.1:0", "[::]:50051" */
+    const struct dip_rpc_tls *tls; /* NULL = plaintext, which only loopback gets without the next */
+    bool is_insecure;              /* plaintext on any address */
+    const char *cluster_id;        /* NULL = "diptych" */
+    const char *name;              /* of this process; NULL = "coordinator" */
+    const char *advertise;         /* "host:port" that others are told; NULL = the port of listen */
+    uint64_t epoch;                /* leads under this one from the start; 0 = waits for lead */
+    /* NULL, or commands go here instead of to workers that connect, and what comes back is fed by
+     * dip_coordinator_daemon_feed: for a cluster inside the process, and for benchmarks. */
+    struct dip_endpoint *endpoint;
+    /* Ceilings; 0 = the default in brackets. */
+    int request_count_max;      /* admitted and not ended [1024] */
+    int image_count_max;        /* of all those together [4096] */
+    int member_count_max;       /* addresses of workers [256] */
+    int attempt_count_max;      /* workers that one image may take down [2] */
+    int images_per_request_max; /* [16] */
+    size_t result_bytes_max;    /* kept for Watch and for repeated requests [256 MiB] */
+    int result_count_max;       /* [16384] */
+    int64_t result_ns;          /* kept so long [10 min] */
+    int64_t deadline_ns;        /* of a request that brings none, and the longest [10 min] */
+    int64_t stall_ns;           /* a reader that takes nothing for so long is cut [60 s] */
+    int64_t heartbeat_ns, silence_ns, stuck_ns; /* net/hub.h's */
+};
+
+/* Loads, listens and serves as soon as the loop turns. Texts of the options are copied.
+ * Errors: those of the model's files, INVALID (plaintext beyond loopback), IO (cannot listen),
+ * NO_MEMORY. */
+DIP_MUST_USE enum dip_status
+dip_coordinator_daemon_start(const struct dip_coordinator_daemon_options *options,
+                             struct dip_why *why, struct dip_coordinator_daemon **ret_daemon);
+
+int dip_coordinator_daemon_port(const struct dip_coordinator_daemon *daemon);
+/* "host:port" that others are told. */
+const char *dip_coordinator_daemon_address(const struct dip_coordinator_daemon *daemon);
+
+/* SIGTERM: refuses new requests as DRAINING, lets those that run finish for grace_ns, then cancels
+ * what is left, stops the server, and calls on_stopped once, which may free the daemon. A second
+ * call can only shorten the grace. */
+void dip_coordinator_daemon_drain(struct dip_coordinator_daemon *daemon, int64_t grace_ns,
+                                  void (*on_stopped)(void *context), void *context);
+
+/* After on_stopped, or after the loop has returned. */
+void dip_coordinator_daemon_free(struct dip_coordinator_daemon *daemon);
+
+/* ---- leadership ---- */
+
+/* This process leads under `epoch` (> 0, larger than any before). */
+void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t epoch);
+/* Somebody else does, at "host:port" (NULL = nobody is known to): requests are refused as
+ * NOT_LEADER, those that run here end so that their clients ask the leader, workers are sent away.
+ */
+void dip_coordinator_daemon_follow(struct dip_coordinator_daemon *daemon, const char *leader);
+/* For GetCluster: what the registry says of itself. */
+void dip_coordinator_daemon_registry(struct dip_coordinator_daemon *daemon, int64_t revision,
+                                     bool is_degraded, const char *why);
+/* An operator's wish that outlives processes: what Drain and Undrain do; false = no such worker. */
+bool dip_coordinator_daemon_drain_worker(struct dip_coordinator_daemon *daemon, const char *name,
+                                         bool is_draining, int64_t grace_ns, const char *why);
+/* NULL, or told of every Drain and Undrain that a client asked for. */
+void dip_coordinator_daemon_on_drain(struct dip_coordinator_daemon *daemon,
+                                     void (*on_drain)(void *context, const char *name,
+                                                      bool is_draining, const char *why),
+                                     void *context);
+
+/* ---- a cluster inside the process ---- */
+
+/* An event of a worker, as dip_hub_options.on_message; the payload is taken. */
+void dip_coordinator_daemon_feed(struct dip_coordinator_daemon *daemon,
+                                 struct dip_message *message);
+
+/* ---- facts, for pages and probes ---- */
+
+const struct dip_front_stats *
+dip_coordinator_daemon_stats(const struct dip_coordinator_daemon *daemon);
+struct dip_scheduler_stats
+dip_coordinator_daemon_queue(const struct dip_coordinator_daemon *daemon);
+
+bool dip_coordinator_daemon_is_leading(const struct dip_coordinator_daemon *daemon);
+uint64_t dip_coordinator_daemon_epoch(const struct dip_coordinator_daemon *daemon);
+/* Takes requests: leads, drains not, and has workers for both panels. */
+bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon);
+
+/* X(name, text): the states of diptych.v1.WorkerState, in its order. */
+#define DIP_WORKER_STATE_LIST(X)                                                                   \
+    X(UNSPECIFIED, "unspecified")                                                                  \
+    X(STARTING, "starting")                                                                        \
+    X(READY, "ready")                                                                              \
+    X(DRAINING, "draining")                                                                        \
+    X(DRAINED, "drained")                                                                          \
+    X(SUSPECT, "suspect")                                                                          \
+    X(FENCED, "fenced")                                                                            \
+    X(LOST, "lost")
+
+enum dip_worker_state {
+#define DIP_WORKER_STATE_ENUM(name, text) DIP_WORKER_STATE_##name,
+    DIP_WORKER_STATE_LIST(DIP_WORKER_STATE_ENUM)
+#undef DIP_WORKER_STATE_ENUM
+        DIP_WORKER_STATE_COUNT
+};
+const char *dip_worker_state_text(enum dip_worker_state state);
+
+/* One worker as the roster knows it. */
+struct dip_worker_view {
+    uint32_t address; /* in the cluster: dip_message.from */
+    struct dip_member_facts facts;
+    enum dip_worker_state state;
+    int64_t since_ns; /* in this state; of dip_clock_now_ns */
+    char detail[128]; /* why, in words */
+    char fingerprint[DIP_FINGERPRINT_BYTES];
+    char group[DIP_GROUP_ID_BYTES];
+    int rank, group_size;
+    int slots, slots_busy; /* over both panels */
+    uint64_t steps_total;
+    int64_t last_progress_ns; /* of dip_clock_now_ns; 0 = never */
+};
+
+/* All workers, in no order: *cursor starts 0; false after the last. */
+bool dip_coordinator_daemon_worker(const struct dip_coordinator_daemon *daemon, int *cursor,
+                                   struct dip_worker_view *ret_worker);
