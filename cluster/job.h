@@ -3,10 +3,13 @@
  * A client's request asks for n images. Each image is two jobs joined by the hinge: an AR job draws
  * the image tokens and leaves hidden states, a diffusion job turns them into a picture.
  *
- *     coordinator ── AR ───────► worker     draw tokens          ── PREFILLED, TOKENS, HINGE_READY
- * ─► ── HAND_OVER ► worker     send the hinge to the diffusion worker (kept until RELEASE) worker
- * ── HINGE ──► worker ── DIFFUSION ► worker     sample and decode    ── CONDITIONED, STEP, DECODED,
- * IMAGE ─► ── RELEASE ──► worker     forget the job: it is finished or nobody wants it any more
+ *   coordinator                         worker
+ *     |-- AR ---------------------------> draws the tokens
+ *     | <-- PREFILLED, TOKENS, HINGE_READY -|
+ *     |-- DIFFUSION --------------------> other worker: waits for the hinge
+ *     |-- HAND_OVER --------------------> sends HINGE to the other worker, keeps it until RELEASE
+ *     | <-- CONDITIONED, STEP, DECODED, IMAGE - other worker: samples and decodes
+ *     |-- RELEASE ----------------------> forgets the job: finished, or nobody wants it any more
  *
  * Messages are plain structs that cross a transport by value. Memory that a payload points to comes
  * from malloc, belongs to the message and moves with it. Job ids are never used twice, so an event
@@ -203,8 +206,8 @@ struct dip_message_group {
     int64_t timeout_ns;   /* FORM_GROUP: all ranks must have joined within this time */
     int32_t missing_rank; /* GROUP_LOST: -1 = not known */
     uint32_t comm_id_bytes;
-    unsigned char
-        comm_id[DIP_GROUP_COMM_BYTES]; /* GROUP_PREPARED, FORM_GROUP: ops/comm's rendezvous */
+    /* GROUP_PREPARED, FORM_GROUP: ops/comm's rendezvous */
+    unsigned char comm_id[DIP_GROUP_COMM_BYTES];
 };
 
 /* JOINED: takes work from now on, and what it can hold. A rank other than 0 never joins: its group
