@@ -2,6 +2,8 @@
  *
  * Rule (design, promise 2): a request is refused at once or kept to its end. What could refuse it
  * later is therefore checked here: places for the request and for each of its images. */
+#include <stdio.h>
+
 #include "base/assert.h"
 #include "cluster/state.h"
 
@@ -104,6 +106,7 @@ void dip__on_failed(struct dip_scheduler *s, const struct dip_message *m)
         return;
     int status = m->as.failed.status;
     bool is_status = status > DIP_OK && status < DIP_STATUS_COUNT;
+    snprintf(s->failure, sizeof s->failure, "%s", m->as.failed.text);
     dip__request_end(s, image->request, is_status ? (enum dip_status)status : DIP_DEVICE,
-                     m->as.failed.text);
+                     s->failure);
 }

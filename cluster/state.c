@@ -1,8 +1,6 @@
 /* cluster/state.c - the few moves that every message handler is made of. */
 #include "cluster/state.h"
 
-#include <stdio.h>
-
 #include "base/assert.h"
 
 /* A job id is a serial number over the image's index: found without a search, never used twice. */
@@ -13,7 +11,7 @@ struct dip_action *dip__action_push(struct dip_scheduler *s, enum dip_action_kin
 {
     dip_assert(s->action_count < s->action_count_max);
     struct dip_action *action = &s->actions[s->action_count++];
-    *action = (struct dip_action){.kind = kind};
+    *action = (struct dip_action){.kind = kind, .text = ""};
     if (image) {
         action->request_id = image->request->id;
         action->image_index = image->index;
@@ -140,7 +138,7 @@ void dip__request_end(struct dip_scheduler *s, struct request *request, enum dip
     struct dip_action *action = dip__action_push(s, DIP_ACTION_ENDED, NULL);
     action->request_id = request->id;
     action->status = status;
-    snprintf(action->text, sizeof action->text, "%s", text);
+    action->text = text;
     *request = (struct request){0};
     s->request_count--;
 }

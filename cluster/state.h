@@ -76,6 +76,7 @@ struct dip_scheduler {
     int request_count;
     struct dip_action *actions; /* [action_count_max], those of the last message */
     int action_count, action_count_max, action_index;
+    char failure[DIP_FAILURE_BYTES]; /* what the last FAILED said: an action points here */
 };
 
 /* ---- state.c ---- */
