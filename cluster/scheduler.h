@@ -95,14 +95,14 @@ enum dip_action_kind {
     DIP_ACTION_PROGRESS, /* image_index, stage, done, total */
     DIP_ACTION_RELAY,    /* image_index; pass on the payload of the message just fed */
     DIP_ACTION_IMAGE,    /* image_index, timings, done = its tokens; payload as for RELAY */
-    DIP_ACTION_RETRIED,  /* image_index, done = losses so far, retry */
+    DIP_ACTION_RETRIED,  /* image_index, done = losses so far, setback */
     DIP_ACTION_ENDED,    /* end, status, text; the last word about this request */
     /* about `member`, for nobody in particular */
     DIP_ACTION_DRAINED, /* it drains and has nothing left */
 };
 
 /* What an image goes back for. */
-enum dip_retry { DIP_RETRY_LOST, DIP_RETRY_HANDED_BACK };
+enum dip_setback { DIP_SETBACK_LOST, DIP_SETBACK_HANDED_BACK };
 
 struct dip_action {
     enum dip_action_kind kind;
@@ -121,7 +121,7 @@ struct dip_action {
     struct dip_timings timings;
     enum dip_refusal refusal;
     enum dip_end end;
-    enum dip_retry retry;
+    enum dip_setback setback;
     enum dip_status status;
     const char *text; /* never NULL; valid until the next feed */
 };
