@@ -12,6 +12,13 @@ int64_t dip_clock_now_ns(void)
     return (int64_t)now.tv_sec * DIP_SECOND_NS + now.tv_nsec;
 }
 
+int64_t dip_clock_unix_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * DIP_SECOND_NS + now.tv_nsec;
+}
+
 void dip_clock_sleep(int64_t wait_ns)
 {
     struct timespec wait = {.tv_sec = (time_t)(wait_ns / DIP_SECOND_NS),
