@@ -223,6 +223,29 @@ struct dip_job_sample {
     int64_t vocab_count, logits_stride;
 };
 
+/* The same over a vocabulary cut in slices, one per rank of a group: what each finds, then the draw
+ * from what all have found.
+ * found[r] of a slice: how many candidates it has, then the first `room` of them in drawing order,
+ * each a value's bits and an id (first_id + column). Values are after the temperature. */
+struct dip_job_sample_select {
+    int32_t *found;
+    const float *logits;
+    const struct dip_kernel_draw *draws;
+    int64_t vocab_count, logits_stride; /* of the slice */
+    int64_t room, found_stride;
+    int32_t first_id;
+};
+
+/* ids[r] = what dip_<family>_sample gives for the whole row, or -1 when a slice has more candidates
+ * than it had room for. Row r of rank n starts at n rank_stride + r (1 + 2 room). Unit: a row. */
+struct dip_job_sample_merge {
+    int32_t *ids;
+    const int32_t *found;
+    const struct dip_kernel_draw *draws;
+    int64_t rank_count, rank_stride, room;
+};
+enum { DIP_KERNEL_SAMPLE_RANKS_MAX = 16 };
+
 /* ---- attention of the diffusion half ---- */
 
 /* softmax(q k^T head_dim^-0.5) v. q, out [N, heads d], k, v [M, heads d]. Unit: unit_rows queries
@@ -357,11 +380,11 @@ struct dip_job_ceiling_fma {
 /* Operations with two forms: plain and fast. */
 #define DIP_KERNEL_FAST_LIST(X)                                                                    \
     X(embed) X(norm_rms) X(norm_layer) X(add) X(silu_mul) X(activate) X(blend) X(guide) X(rope)    \
-    X(attend) X(sample) X(check_finite) X(ceiling_read) X(ceiling_copy)
+    X(attend) X(sample) X(sample_select) X(check_finite) X(ceiling_read) X(ceiling_copy)
 
 /* Operations with the plain form alone. */
 #define DIP_KERNEL_SLOW_LIST(X)                                                                    \
-    X(sinusoid) X(kv_append) X(pixel_shuffle) X(repeat_add) X(patch) X(layout) X(rgb8)
+    X(sinusoid) X(kv_append) X(sample_merge) X(pixel_shuffle) X(repeat_add) X(patch) X(layout) X(rgb8)
 /* clang-format on */
 
 #define DIP_KERNEL_LIST(X)                                                                         \

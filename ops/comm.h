@@ -34,6 +34,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/arena.h"
 #include "base/status.h"
 #include "ops/ops.h"
 
@@ -97,6 +98,26 @@ DIP_MUST_USE enum dip_status dip_comm_gather(struct dip_comm *comm, struct dip_s
  * of them: ((p0 + p1) + (p2 + p3)) + ... The number of ranks is a power of two. */
 DIP_MUST_USE enum dip_status dip_comm_sum(struct dip_comm *comm, struct dip_stream *s,
                                           struct dip_tensor partial);
+
+/* One id per row from logits that are cut by columns: rank r holds [vocab r / n, vocab (r + 1) /
+ * n). The ids are those of dip_sample on whole rows, on every rank; one exchange, and one more for
+ * each row in which a rank has too many candidates to send them first (top_k 0, or very many ties).
+ * Every rank's note, a word of its own, travels along: with row_count 0 it alone does. Complete on
+ * return. */
+struct dip_comm_sample_args {
+    struct dip_tensor ids;        /* i32[row_count] */
+    struct dip_tensor logits;     /* f32[row_count, this rank's columns] */
+    const struct dip_draw *draws; /* host [row_count], equal on all ranks */
+    int64_t row_count;            /* 0: ids, logits and draws are not looked at */
+    int64_t vocab;                /* columns of all ranks, at least one for each */
+    int32_t note;
+    int32_t *ret_notes; /* host [ranks], in rank order */
+};
+/* Device memory for it. */
+size_t dip_comm_sample_scratch_bytes(const struct dip_comm *comm, int64_t row_count, int64_t vocab);
+DIP_MUST_USE enum dip_status dip_comm_sample(struct dip_comm *comm, struct dip_stream *s,
+                                             const struct dip_comm_sample_args *a,
+                                             struct dip_arena *scratch);
 
 /* Host memory, complete on return: data of rank `from` becomes that of all. For control data, at
  * most DIP_COMM_SMALL_BYTES_MAX. */

@@ -318,3 +318,41 @@ enum dip_status dip__cpu_sample(struct dip_stream *s, const struct dip_sample_ar
                  dip__bytes_ns(8.0 * (double)job.vocab_count));
     return DIP_OK;
 }
+
+static_assert((int)DIP_SAMPLE_RANKS_MAX <= (int)DIP_KERNEL_SAMPLE_RANKS_MAX, "a merge holds them");
+
+enum dip_status dip__cpu_sample_select(struct dip_stream *s, const struct dip_sample_select_args *a)
+{
+    struct dip_job_sample_select job = {
+        .found = a->found.data,
+        .logits = a->logits.data,
+        .draws = (const struct dip_kernel_draw *)a->draws,
+        .vocab_count = dip_tensor_columns(a->logits),
+        .logits_stride = a->logits.row_stride,
+        .room = dip_tensor_columns(a->found) / 2,
+        .found_stride = a->found.row_stride,
+        .first_id = a->first_id,
+    };
+    dip__cpu_run(s, s->device->kernels->sample_select, &job, dip_tensor_rows(a->logits),
+                 dip__bytes_ns(8.0 * (double)job.vocab_count));
+    return DIP_OK;
+}
+
+enum dip_status dip__cpu_sample_merge(struct dip_stream *s, const struct dip_sample_merge_args *a)
+{
+    int64_t rows = dip_tensor_count(a->ids);
+    struct dip_job_sample_merge job = {
+        .ids = a->ids.data,
+        .found = a->found.data,
+        .draws = (const struct dip_kernel_draw *)a->draws,
+        .rank_count = dip_tensor_rows(a->found),
+        .rank_stride = a->found.row_stride,
+        .room = dip_tensor_columns(a->found) / rows / 2,
+    };
+    /* Candidates with their weights must fit in a kernel's scratch. */
+    if (job.rank_count * job.room > DIP_KERNEL_VOCAB_MAX)
+        return DIP_UNSUPPORTED;
+    dip__cpu_run(s, s->device->kernels->sample_merge, &job, rows,
+                 dip__bytes_ns(16.0 * (double)(job.rank_count * job.room)));
+    return DIP_OK;
+}

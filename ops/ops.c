@@ -322,24 +322,64 @@ enum dip_status dip_attend(struct dip_stream *s, const struct dip_attend_args *a
     return DISPATCH(s, attend, a);
 }
 
+static void check_ids(struct dip_tensor ids, int64_t rows)
+{
+    dip_assert(is_view(ids));
+    dip_assert(ids.dtype == DIP_I32);
+    dip_assert(dip_tensor_is_dense(ids));
+    dip_assert(dip_tensor_count(ids) == rows);
+}
+
+static void check_draws(const struct dip_draw *draws, int64_t rows)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        dip_assert(draws[r].temperature > 0.0f);
+        dip_assert(draws[r].top_k >= 0);
+        dip_assert(draws[r].top_p > 0.0f);
+        dip_assert(draws[r].uniform >= 0.0f);
+        dip_assert(draws[r].uniform < 1.0f);
+    }
+}
+
 enum dip_status dip_sample(struct dip_stream *s, const struct dip_sample_args *a)
 {
     int64_t rows = dip_tensor_rows(a->logits);
     int64_t vocab = dip_tensor_columns(a->logits);
     dip_assert(is_f32(a->logits));
     dip_assert(vocab <= DIP_VOCAB_MAX);
-    dip_assert(is_view(a->ids));
-    dip_assert(a->ids.dtype == DIP_I32);
-    dip_assert(dip_tensor_is_dense(a->ids));
-    dip_assert(dip_tensor_count(a->ids) == rows);
-    for (int64_t r = 0; r < rows; r++) {
-        dip_assert(a->draws[r].temperature > 0.0f);
-        dip_assert(a->draws[r].top_k >= 0);
-        dip_assert(a->draws[r].top_p > 0.0f);
-        dip_assert(a->draws[r].uniform >= 0.0f);
-        dip_assert(a->draws[r].uniform < 1.0f);
-    }
+    check_ids(a->ids, rows);
+    check_draws(a->draws, rows);
     return DISPATCH(s, sample, a);
+}
+
+enum dip_status dip_sample_select(struct dip_stream *s, const struct dip_sample_select_args *a)
+{
+    int64_t rows = dip_tensor_rows(a->logits);
+    dip_assert(is_f32(a->logits));
+    dip_assert(a->first_id >= 0);
+    dip_assert(a->first_id + dip_tensor_columns(a->logits) <= DIP_VOCAB_MAX);
+    dip_assert(is_view(a->found));
+    dip_assert(a->found.dtype == DIP_I32);
+    dip_assert(dip_tensor_rows(a->found) == rows);
+    dip_assert(dip_tensor_columns(a->found) % 2 == 1);
+    dip_assert(dip_tensor_columns(a->found) > 1);
+    check_draws(a->draws, rows);
+    return DISPATCH(s, sample_select, a);
+}
+
+enum dip_status dip_sample_merge(struct dip_stream *s, const struct dip_sample_merge_args *a)
+{
+    int64_t rows = dip_tensor_count(a->ids);
+    int64_t columns = dip_tensor_columns(a->found);
+    check_ids(a->ids, rows);
+    dip_assert(is_view(a->found));
+    dip_assert(a->found.dtype == DIP_I32);
+    dip_assert(dip_tensor_rows(a->found) <= DIP_SAMPLE_RANKS_MAX);
+    dip_assert(columns % rows == 0);
+    dip_assert(columns / rows % 2 == 1);
+    dip_assert(columns / rows > 1);
+    check_draws(a->draws, rows);
+    return DISPATCH(s, sample_merge, a);
 }
 
 /* ---- attention of the diffusion half ---- */

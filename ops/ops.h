@@ -265,6 +265,31 @@ struct dip_sample_args {
 };
 DIP_MUST_USE enum dip_status dip_sample(struct dip_stream *s, const struct dip_sample_args *a);
 
+/* Drawing when the logits of a row are cut by columns over the ranks of a group: each rank selects
+ * what can be drawn from its slice, dip_sample_merge draws from what all have selected. The id is
+ * that of dip_sample on the whole row. ops/comm.h puts both together.
+ *
+ * found[r]: the number of candidates, then the first `room` of them, the most likely first: a
+ * value's bits and an id each. room is half of found's columns. */
+struct dip_sample_select_args {
+    struct dip_tensor found;      /* i32[R, 1 + 2 room] */
+    struct dip_tensor logits;     /* f32[R, columns of the slice] */
+    const struct dip_draw *draws; /* host [R] */
+    int32_t first_id;             /* of the slice's first column */
+};
+DIP_MUST_USE enum dip_status dip_sample_select(struct dip_stream *s,
+                                               const struct dip_sample_select_args *a);
+
+/* ids[r] is -1 when a rank has more candidates than it had room for. */
+enum { DIP_SAMPLE_RANKS_MAX = 16 };
+struct dip_sample_merge_args {
+    struct dip_tensor ids;        /* i32[R] */
+    struct dip_tensor found;      /* i32[ranks, R (1 + 2 room)], ranks in order of their slices */
+    const struct dip_draw *draws; /* host [R], equal on all ranks */
+};
+DIP_MUST_USE enum dip_status dip_sample_merge(struct dip_stream *s,
+                                              const struct dip_sample_merge_args *a);
+
 /* ---- attention of the diffusion half ---- */
 
 /* softmax(q k^T * scale) v without mask, one item: q, out [N, heads * head_dim]; k, v [M, heads *

@@ -121,8 +121,14 @@ static void sort(struct dip__candidate *from, struct dip__candidate *to, int64_t
     }
 }
 
-static int32_t draw_row(const float *logits, int64_t count, const struct dip_kernel_draw *draw,
-                        void *scratch)
+/* A row's candidates in drawing order. spare is room for as many, free on return. */
+struct row {
+    struct dip__candidate *sorted, *spare;
+    int64_t count;
+};
+
+static struct row sort_row(const float *logits, int64_t count, const struct dip_kernel_draw *draw,
+                           void *scratch)
 {
     uint32_t *bins = scratch;
     struct dip__candidate *found = (struct dip__candidate *)(bins + BINS);
@@ -135,13 +141,27 @@ static int32_t draw_row(const float *logits, int64_t count, const struct dip_ker
     }
     int64_t candidates = collect(logits, count, draw->temperature, bound, found);
     sort(found, sorted, candidates, bins);
-    return dip__draw_pick(sorted, candidates, draw, (double *)(void *)found);
+    return (struct row){.sorted = sorted, .spare = found, .count = candidates};
 }
 
 void dip_avx2_sample(const struct dip_job_sample *j, int64_t begin, int64_t end, void *scratch)
 {
     dip_assert(j->vocab_count <= DIP_KERNEL_VOCAB_MAX);
-    for (int64_t r = begin; r < end; r++)
+    for (int64_t r = begin; r < end; r++) {
+        const float *logits = j->logits + r * j->logits_stride;
+        struct row row = sort_row(logits, j->vocab_count, &j->draws[r], scratch);
         j->ids[r] =
-            draw_row(j->logits + r * j->logits_stride, j->vocab_count, &j->draws[r], scratch);
+            dip__draw_pick(row.sorted, row.count, &j->draws[r], (double *)(void *)row.spare);
+    }
+}
+
+void dip_avx2_sample_select(const struct dip_job_sample_select *j, int64_t begin, int64_t end,
+                            void *scratch)
+{
+    dip_assert(j->vocab_count <= DIP_KERNEL_VOCAB_MAX);
+    for (int64_t r = begin; r < end; r++) {
+        const float *logits = j->logits + r * j->logits_stride;
+        struct row row = sort_row(logits, j->vocab_count, &j->draws[r], scratch);
+        dip__draw_tell(row.sorted, row.count, j, r);
+    }
 }

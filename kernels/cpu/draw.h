@@ -1,5 +1,5 @@
 /* kernels/cpu/draw.h - the end of sampling that both families share: from sorted candidates to one
- * id. */
+ * id, at once or by way of what each rank of a group has found in its slice of the vocabulary. */
 #pragma once
 
 #include "kernels/kernels.h"
@@ -16,6 +16,15 @@ static inline float dip__draw_value(float logit, float temperature)
     float value = logit / temperature + 0.0f;
     return value == value ? value : -__builtin_inff();
 }
+
+/* How many of a row's sorted candidates can be drawn: the top_k largest and all ties of the last of
+ * them; one when greedy. Of a slice of the row: what of it can be drawn whatever the rest holds,
+ * because a slice's k-th largest is never above the row's. */
+int64_t dip__draw_keep(const struct dip__candidate *sorted, int64_t count, int64_t top_k);
+
+/* One row of struct dip_job_sample_select's `found` from the slice's sorted candidates. */
+void dip__draw_tell(const struct dip__candidate *sorted, int64_t count,
+                    const struct dip_job_sample_select *job, int64_t row);
 
 /* candidates: at least the top_k largest of the row and all ties of the last of them, sorted by
  * (value descending, id ascending). weights is room for `count` numbers. Returns the id drawn. */

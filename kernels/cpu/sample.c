@@ -49,10 +49,12 @@ static double exp_down(double x)
     return sum * power;
 }
 
-static int64_t keep_top_k(const struct dip__candidate *sorted, int64_t count, int64_t top_k)
+int64_t dip__draw_keep(const struct dip__candidate *sorted, int64_t count, int64_t top_k)
 {
     if (top_k <= 0 || top_k >= count)
         return count;
+    if (top_k == 1)
+        return 1;
     float threshold = sorted[top_k - 1].value;
     while (top_k < count && sorted[top_k].value == threshold)
         top_k++;
@@ -84,9 +86,7 @@ static int64_t keep_top_p(const double *weights, int64_t count, float top_p)
 int32_t dip__draw_pick(const struct dip__candidate *sorted, int64_t count,
                        const struct dip_kernel_draw *draw, double *weights)
 {
-    if (draw->top_k == 1)
-        return sorted[0].id;
-    count = keep_top_k(sorted, count, draw->top_k);
+    count = dip__draw_keep(sorted, count, draw->top_k);
     /* Relative to the largest value; an infinite largest value takes everything. */
     for (int64_t i = 0; i < count; i++)
         weights[i] = sorted[i].value == sorted[0].value
@@ -112,16 +112,102 @@ static int compare(const void *left, const void *right)
     return a->id < b->id ? -1 : a->id > b->id;
 }
 
+static void sort_row(const float *logits, int64_t count, float temperature,
+                     struct dip__candidate *all)
+{
+    for (int64_t v = 0; v < count; v++)
+        all[v] = (struct dip__candidate){.value = dip__draw_value(logits[v], temperature),
+                                         .id = (int32_t)v};
+    qsort(all, (size_t)count, sizeof *all, compare);
+}
+
 void dip_cpu_sample(const struct dip_job_sample *j, int64_t begin, int64_t end, void *scratch)
 {
     struct dip__candidate *all = scratch;
     double *weights = (double *)(void *)(all + j->vocab_count);
     for (int64_t r = begin; r < end; r++) {
-        const float *logits = j->logits + r * j->logits_stride;
-        for (int64_t v = 0; v < j->vocab_count; v++)
-            all[v] = (struct dip__candidate){
-                .value = dip__draw_value(logits[v], j->draws[r].temperature), .id = (int32_t)v};
-        qsort(all, (size_t)j->vocab_count, sizeof *all, compare);
+        sort_row(j->logits + r * j->logits_stride, j->vocab_count, j->draws[r].temperature, all);
         j->ids[r] = dip__draw_pick(all, j->vocab_count, &j->draws[r], weights);
+    }
+}
+
+/* ---- a vocabulary in slices ---- */
+
+void dip__draw_tell(const struct dip__candidate *sorted, int64_t count,
+                    const struct dip_job_sample_select *j, int64_t row)
+{
+    int32_t *found = j->found + row * j->found_stride;
+    count = dip__draw_keep(sorted, count, j->draws[row].top_k);
+    found[0] = (int32_t)count;
+    for (int64_t i = 0; i < count && i < j->room; i++) {
+        found[1 + 2 * i] = (int32_t)dip_f32_bits(sorted[i].value);
+        found[2 + 2 * i] = j->first_id + sorted[i].id;
+    }
+}
+
+void dip_cpu_sample_select(const struct dip_job_sample_select *j, int64_t begin, int64_t end,
+                           void *scratch)
+{
+    struct dip__candidate *all = scratch;
+    for (int64_t r = begin; r < end; r++) {
+        sort_row(j->logits + r * j->logits_stride, j->vocab_count, j->draws[r].temperature, all);
+        dip__draw_tell(all, j->vocab_count, j, r);
+    }
+}
+
+/* What one rank has found in a row, and how far the merge has come in it. */
+struct slice {
+    const int32_t *next;
+    int64_t left;
+};
+
+static struct dip__candidate candidate_at(const int32_t *pair)
+{
+    return (struct dip__candidate){.value = dip_f32_from_bits((uint32_t)pair[0]), .id = pair[1]};
+}
+
+/* The slices' candidates in one order, until no more of them can be drawn: a value below that of
+ * the top_k-th ends it. Slices come in order of ids, so the first of equals is the lower id. */
+static int64_t merge(struct slice *slices, int64_t rank_count, int64_t top_k,
+                     struct dip__candidate *merged)
+{
+    for (int64_t count = 0;; count++) {
+        struct slice *first = NULL;
+        struct dip__candidate best = {0};
+        for (int64_t n = 0; n < rank_count; n++) {
+            if (slices[n].left == 0)
+                continue;
+            struct dip__candidate head = candidate_at(slices[n].next);
+            if (first && !(head.value > best.value))
+                continue;
+            first = &slices[n];
+            best = head;
+        }
+        if (!first || (top_k > 0 && count >= top_k && best.value != merged[top_k - 1].value))
+            return count;
+        merged[count] = best;
+        first->next += 2;
+        first->left--;
+    }
+}
+
+void dip_cpu_sample_merge(const struct dip_job_sample_merge *j, int64_t begin, int64_t end,
+                          void *scratch)
+{
+    struct dip__candidate *merged = scratch;
+    double *weights = (double *)(void *)(merged + j->rank_count * j->room);
+    for (int64_t r = begin; r < end; r++) {
+        struct slice slices[DIP_KERNEL_SAMPLE_RANKS_MAX];
+        bool is_whole = true;
+        for (int64_t n = 0; n < j->rank_count; n++) {
+            const int32_t *found = j->found + n * j->rank_stride + r * (1 + 2 * j->room);
+            slices[n] = (struct slice){.next = found + 1, .left = found[0]};
+            is_whole = is_whole && found[0] <= j->room;
+        }
+        j->ids[r] = -1;
+        if (!is_whole)
+            continue;
+        int64_t count = merge(slices, j->rank_count, j->draws[r].top_k, merged);
+        j->ids[r] = dip__draw_pick(merged, count, &j->draws[r], weights);
     }
 }

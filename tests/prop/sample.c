@@ -130,12 +130,13 @@ static void test_against_sort(void **state)
         check_rows(1, 217210, kind);
 }
 
+static const float odd[] = {0.0f, -0.0f,    INFINITY, -INFINITY, NAN,    -1.0f,
+                            1.0f, -3.4e38f, 3.4e38f,  1e-45f,    -1e-45f};
+
 /* Signs, zeros of both signs, infinities, NaN: one order, one answer, never out of range. */
 static void test_odd_values(void **state)
 {
     (void)state;
-    static const float odd[] = {0.0f, -0.0f,    INFINITY, -INFINITY, NAN,    -1.0f,
-                                1.0f, -3.4e38f, 3.4e38f,  1e-45f,    -1e-45f};
     for (int i = 0; i < 300; i++) {
         int64_t vocab = prop_int(1, 300);
         struct dip_tensor logits = prop_view(DIP_F32, 1, vocab, 0);
@@ -189,13 +190,103 @@ static void test_proportions(void **state)
     assert_int_equal(counts[3], 300);
 }
 
+/* ---- a vocabulary in slices ---- */
+
+enum { RANKS_MAX = 8 };
+
+/* Draws rows from what each of `ranks` slices has found; returns how many did not fit. */
+static int check_slices(struct dip_stream *s, struct dip_tensor logits, struct dip_draw *draws,
+                        int ranks, int64_t room)
+{
+    int64_t rows = dip_tensor_rows(logits);
+    int64_t vocab = dip_tensor_columns(logits);
+    int64_t columns = 1 + 2 * room;
+    int misfits = 0;
+    int64_t gap = prop_int(0, 3); /* something else between the ranks' messages */
+    struct dip_tensor found = prop_view(DIP_I32, ranks, rows * columns, gap);
+    struct dip_tensor whole = prop_view(DIP_I32, 1, rows, 0);
+    struct dip_tensor sliced = prop_view(DIP_I32, 1, rows, 0);
+    int64_t most[64] = {0}; /* candidates of a slice, by row */
+    assert_true(rows <= 64);
+    for (int r = 0; r < ranks; r++) {
+        int64_t first = vocab * r / ranks;
+        int32_t *mine = (int32_t *)found.data + r * found.row_stride;
+        struct dip_sample_select_args a = {
+            .found = dip_rows(mine, DIP_I32, rows, columns),
+            .logits = dip_columns_slice(logits, first, vocab * (r + 1) / ranks - first),
+            .draws = draws,
+            .first_id = (int32_t)first};
+        prop_ok(dip_sample_select(s, &a));
+        for (int64_t i = 0; i < rows; i++)
+            most[i] = mine[i * columns] > most[i] ? mine[i * columns] : most[i];
+    }
+    draw(s, whole, logits, draws);
+    prop_ok(dip_sample_merge(
+        s, &(struct dip_sample_merge_args){.ids = sliced, .found = found, .draws = draws}));
+    for (int64_t i = 0; i < rows; i++) {
+        int32_t expected = most[i] > room ? -1 : ((int32_t *)whole.data)[i];
+        assert_int_equal(((int32_t *)sliced.data)[i], expected);
+        misfits += expected < 0;
+    }
+    return misfits;
+}
+
+/* Any cut gives the id of the whole row, to the last bit of every value; when a slice had too
+ * little room, that is said. */
+static void test_slices(void **state)
+{
+    (void)state;
+    int rows_done = 0;
+    int misfits = 0;
+    for (int i = 0; i < 1500; i++) {
+        int ranks = (int)PROP_PICK(1, 2, 3, 4, 8);
+        int64_t rows = PROP_PICK(1, 1, 3, 7);
+        int64_t vocab = PROP_PICK(8, 9, 31, 64, 127, 395, 1000, 4000, 20011);
+        struct dip_tensor logits = prop_view(DIP_F32, rows, vocab, prop_int(0, 9));
+        struct dip_draw *draws = prop_bytes((size_t)rows * sizeof *draws);
+        int64_t room = 1;
+        for (int64_t r = 0; r < rows; r++) {
+            draws[r] = random_draw(vocab);
+            for (int64_t c = 0; c < vocab; c++)
+                *prop_at(logits, r, c) = i % 6 == 5 ? odd[prop_int(0, 10)] : random_logit(i % 6, c);
+            room = draws[r].top_k > room ? draws[r].top_k : room;
+        }
+        room = prop_int(0, 1) ? vocab : room + prop_int(0, 40);
+        struct dip_stream *s = prop_int(0, 3) ? prop_streams[prop_int(0, 4)] : prop_plain;
+        misfits += check_slices(s, logits, draws, ranks, room);
+        rows_done += (int)rows;
+        prop_reset();
+    }
+    assert_true(misfits > rows_done / 50); /* both ends were seen */
+    assert_true(misfits < rows_done / 2);
+}
+
+/* Ties across slices go to the lower id, and greedy needs no room for them. */
+static void test_slices_of_ties(void **state)
+{
+    (void)state;
+    float logits[64];
+    for (int i = 0; i < 64; i++)
+        logits[i] = i == 9 || i == 40 ? 2.0f : 1.0f;
+    struct dip_draw greedy = {.temperature = 1.0f, .top_k = 1, .top_p = 1.0f, .uniform = 0.9f};
+    struct dip_draw two = {.temperature = 1.0f, .top_k = 2, .top_p = 1.0f, .uniform = 0.9f};
+    struct dip_draw three = {.temperature = 1.0f, .top_k = 3, .top_p = 1.0f, .uniform = 0.9f};
+    struct dip_tensor row = dip_rows(logits, DIP_F32, 1, 64);
+    for (int ranks = 1; ranks <= RANKS_MAX; ranks *= 2) {
+        assert_int_equal(check_slices(prop_streams[0], row, &greedy, ranks, 1), 0);
+        assert_int_equal(check_slices(prop_streams[0], row, &two, ranks, 64), 0);
+        assert_int_equal(check_slices(prop_streams[0], row, &three, ranks, 64), 0);
+        assert_int_equal(check_slices(prop_streams[0], row, &three, ranks, 4), 1);
+    }
+    prop_reset();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_against_sort),
-        cmocka_unit_test(test_odd_values),
-        cmocka_unit_test(test_greedy),
-        cmocka_unit_test(test_proportions),
+        cmocka_unit_test(test_against_sort), cmocka_unit_test(test_odd_values),
+        cmocka_unit_test(test_greedy),       cmocka_unit_test(test_proportions),
+        cmocka_unit_test(test_slices),       cmocka_unit_test(test_slices_of_ties),
     };
     return cmocka_run_group_tests(tests, prop_start, prop_stop);
 }
