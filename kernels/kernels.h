@@ -384,7 +384,8 @@ struct dip_job_ceiling_fma {
 
 /* Operations with the plain form alone. */
 #define DIP_KERNEL_SLOW_LIST(X)                                                                    \
-    X(sinusoid) X(kv_append) X(sample_merge) X(pixel_shuffle) X(repeat_add) X(patch) X(layout) X(rgb8)
+    X(sinusoid) X(kv_append) X(sample_merge) X(pixel_shuffle) X(repeat_add) X(patch) X(layout)     \
+    X(rgb8)
 /* clang-format on */
 
 #define DIP_KERNEL_LIST(X)                                                                         \

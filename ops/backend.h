@@ -18,8 +18,8 @@ struct dip_ops {
 #define DIP_OPS_LIST(X)                                                                            \
     X(linear) X(linear_grouped) X(embed) X(norm_rms) X(norm_layer) X(add) X(silu_mul) X(activate)  \
     X(blend) X(guide) X(sinusoid) X(rope) X(kv_append) X(attend) X(sample) X(sample_select)        \
-    X(sample_merge) X(attend_cross) X(attend_linear) X(conv) X(conv_depthwise) X(pixel_shuffle) X(repeat_add) X(patch) X(layout)   \
-    X(rgb8)
+    X(sample_merge) X(attend_cross) X(attend_linear) X(conv) X(conv_depthwise) X(pixel_shuffle)    \
+    X(repeat_add) X(patch) X(layout) X(rgb8)
 /* clang-format on */
 #define DIP_OPS_ENTRY(op)                                                                          \
     enum dip_status (*op)(struct dip_stream * s, const struct dip_##op##_args *a);
