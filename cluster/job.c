@@ -39,7 +39,6 @@ void dip_message_release(struct dip_message *message)
     case DIP_MESSAGE_DIFFUSION:
         payload_free(&message->as.diffusion.hidden);
         payload_free(&message->as.diffusion.noise);
-        payload_free(&message->as.diffusion.texts);
         break;
     case DIP_MESSAGE_HINGE:
         payload_free(&message->as.hinge.hidden);

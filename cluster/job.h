@@ -21,6 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/counter.h"
 #include "base/limits.h"
 #include "base/sha256.h"
 
@@ -154,12 +155,10 @@ struct dip_message_ar {
     struct dip_payload forced_ids; /* i32: injected, or drawn before the job came here */
 };
 
-/* Texts for the picture's file: key, zero, value, zero, and so on. Opaque to the worker. */
 struct dip_message_diffusion {
     struct dip_job_params params;
     struct dip_payload hidden; /* f32 [rows, H] when the client brought it; else a HINGE follows */
     struct dip_payload noise;  /* f32 [c, h, w] or none */
-    struct dip_payload texts;
 };
 
 struct dip_message_hand_over {
@@ -182,6 +181,12 @@ struct dip_member_facts {
     char device[64];
     uint64_t incarnation;
     uint32_t roles;
+};
+
+/* What a worker's device thread shows to the thread that sends its heartbeats. */
+struct dip_member_load {
+    struct dip_counter steps; /* AR and sampler steps since the process started */
+    struct dip_counter ar_busy, hinges_held, diffusion_busy;
 };
 
 /* Liveness is progress: a busy member whose steps_total stands still is not alive. */

@@ -106,13 +106,14 @@ struct dip_coordinator;
 
 /* News of one request, in order; ENDED is the last. */
 enum dip_update_kind {
-    DIP_UPDATE_ADMITTED, /* resolved, total = images ahead in the queue */
+    DIP_UPDATE_ADMITTED, /* resolved, total = images ahead in the queue, start_ns, finish_ns */
+    DIP_UPDATE_QUEUE,    /* total = images ahead, start_ns */
     DIP_UPDATE_PROGRESS, /* image_index, stage, done, total */
     DIP_UPDATE_PREVIEW,  /* image_index, picture */
     DIP_UPDATE_TRACE,    /* image_index, trace */
     DIP_UPDATE_IMAGE,    /* image_index, picture, timings, done = image tokens, fingerprint */
-    DIP_UPDATE_RETRIED,  /* image_index, done = workers lost so far */
-    DIP_UPDATE_ENDED,    /* status, is_refused, text */
+    DIP_UPDATE_RETRIED,  /* image_index, done = workers lost so far, setback */
+    DIP_UPDATE_ENDED,    /* status, is_refused, text; refusal and retry_ns, or end */
 };
 
 /* Everything pointed to is valid during the call only. */
@@ -122,6 +123,8 @@ struct dip_update {
     int image_index;
     enum dip_stage stage;
     int done, total;
+    int64_t start_ns, finish_ns; /* estimated, of the clock that is fed; 0 = nothing known */
+    int64_t retry_ns;            /* from now on; negative = do not */
     const struct dip_resolved *resolved;
     const struct dip_message_picture *picture;
     const struct dip_message_trace *trace;
@@ -129,6 +132,9 @@ struct dip_update {
     const char *fingerprint;
     enum dip_status status;
     bool is_refused; /* never admitted */
+    enum dip_refusal refusal;
+    enum dip_end end;
+    enum dip_setback setback;
     const char *text;
 };
 

@@ -21,6 +21,7 @@
 #include "net/net.h"
 #include "net/rpc_loop.h"
 #include "net/rpc_tls.h"
+#include "net/tokens.h"
 
 struct dip_coordinator_daemon;
 
@@ -32,6 +33,7 @@ struct dip_coordinator_daemon_options {
     const char *listen;            /* "127.0.0.1:0", "[::]:50051" */
     const struct dip_rpc_tls *tls; /* NULL = plaintext, which only loopback gets without the next */
     bool is_insecure;              /* plaintext on any address */
+    struct dip_tokens *tokens;     /* who may do what; NULL = everybody everything */
     const char *cluster_id;        /* NULL = "diptych" */
     const char *name;              /* of this process; NULL = "coordinator" */
     const char *advertise;         /* "host:port" that others are told; NULL = the port of listen */

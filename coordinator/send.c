@@ -1,7 +1,8 @@
 /* coordinator/send.c - actions become commands, and commands reach their member or wait.
  *
- * The loop never waits for a worker. A command that a full inbox does not take goes to a bounded
- * outbox; a member that lets the outbox fill takes no commands, so it counts as lost. */
+ * Nobody waits for a worker. A command that a full inbox does not take goes to a bounded outbox and
+ * holds up only those for the same member; a member that lets too many wait takes no commands, so
+ * it counts as lost. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,23 +10,25 @@
 #include "base/assert.h"
 #include "coordinator/state.h"
 
-void dip__trouble_note(struct dip_coordinator *c, const struct dip_message *message)
+void dip__trouble_note(struct dip_core *core, const struct dip_message *message)
 {
-    /* Room for one per image and one per member; a repetition adds nothing. */
-    for (int i = 0; i < c->trouble_count; i++)
-        if (c->troubles[i].kind == message->kind && c->troubles[i].job_id == message->job_id &&
-            c->troubles[i].from == message->from)
+    /* A repetition adds nothing, so that there is room for all. */
+    for (int i = 0; i < core->trouble_count; i++)
+        if (core->troubles[i].kind == message->kind &&
+            core->troubles[i].job_id == message->job_id &&
+            core->troubles[i].request_id == message->request_id &&
+            core->troubles[i].from == message->from)
             return;
-    dip_assert(c->trouble_count < c->trouble_count_max);
-    c->troubles[c->trouble_count++] = *message;
+    dip_assert(core->trouble_count < core->trouble_count_max);
+    core->troubles[core->trouble_count++] = *message;
 }
 
-static void note_lost(struct dip_coordinator *c, uint32_t member)
+static void note_lost(struct dip_core *core, uint32_t member)
 {
-    dip__trouble_note(c, &(struct dip_message){.kind = DIP_MESSAGE_LOST, .from = member});
+    dip__trouble_note(core, &(struct dip_message){.kind = DIP_MESSAGE_LOST, .from = member});
 }
 
-static void note_no_memory(struct dip_coordinator *c, const struct dip_action *action)
+static void note_no_memory(struct dip_core *core, const struct dip_action *action)
 {
     struct dip_message failed = {.kind = DIP_MESSAGE_FAILED,
                                  .from = action->member,
@@ -33,41 +36,68 @@ static void note_no_memory(struct dip_coordinator *c, const struct dip_action *a
                                  .as.failed.status = DIP_NO_MEMORY};
     snprintf(failed.as.failed.text, sizeof failed.as.failed.text,
              "the coordinator has no memory for the job");
-    dip__trouble_note(c, &failed);
+    dip__trouble_note(core, &failed);
 }
 
-static void send_or_keep(struct dip_coordinator *c, uint32_t member, struct dip_message *message)
+/* ---- the outbox ---- */
+
+static void send_or_keep(struct dip_core *core, uint32_t member, struct dip_message *message)
 {
     enum dip_status status = DIP_BUSY;
-    if (c->outbox_count == 0) /* else it would overtake */
-        status = dip_endpoint_send(c->endpoint, member, message);
+    dip_assert(member < (uint32_t)core->options.limits.member_count_max);
+    int *waiting = &core->members[member].waiting;
+    if (*waiting == 0) /* else it would overtake */
+        status = dip_endpoint_send(core->endpoint, member, message);
     if (!status)
         return;
-    if (status == DIP_BUSY && c->outbox_count < OUTBOX_MAX) {
-        c->outbox[c->outbox_count++] = (struct outgoing){member, *message};
+    if (status == DIP_BUSY && *waiting < OUTBOX_OF_MEMBER_MAX && core->outbox_count < OUTBOX_MAX) {
+        core->outbox[core->outbox_count++] = (struct outgoing){member, *message};
+        (*waiting)++;
         return;
     }
     dip_message_release(message);
-    note_lost(c, member);
+    note_lost(core, member);
 }
 
-void dip__outbox_flush(struct dip_coordinator *c)
+void dip__outbox_flush(struct dip_core *core)
 {
     int kept = 0;
-    for (int i = 0; i < c->outbox_count; i++) {
-        struct outgoing *out = &c->outbox[i];
+    for (int i = 0; i < core->outbox_count; i++)
+        core->members[core->outbox[i].member].is_stuck = false;
+    for (int i = 0; i < core->outbox_count; i++) {
+        struct outgoing *out = &core->outbox[i];
         enum dip_status status = DIP_BUSY;
-        if (kept == 0)
-            status = dip_endpoint_send(c->endpoint, out->member, &out->message);
+        if (!core->members[out->member].is_stuck)
+            status = dip_endpoint_send(core->endpoint, out->member, &out->message);
         if (status == DIP_BUSY) {
-            c->outbox[kept++] = *out;
-        } else if (status) {
+            core->members[out->member].is_stuck = true;
+            core->outbox[kept++] = *out;
+            continue;
+        }
+        core->members[out->member].waiting--;
+        if (status) {
             dip_message_release(&out->message);
-            note_lost(c, out->member);
+            note_lost(core, out->member);
         }
     }
-    c->outbox_count = kept;
+    core->outbox_count = kept;
 }
+
+void dip__outbox_drop(struct dip_core *core, uint32_t member)
+{
+    int kept = 0;
+    for (int i = 0; core->members[member].waiting > 0 && i < core->outbox_count; i++) {
+        if (core->outbox[i].member == member)
+            dip_message_release(&core->outbox[i].message);
+        else
+            core->outbox[kept++] = core->outbox[i];
+    }
+    if (core->members[member].waiting > 0)
+        core->outbox_count = kept;
+    core->members[member].waiting = 0;
+}
+
+/* ---- commands ---- */
 
 /* false without memory; an empty payload needs none. */
 static bool payload_copy(const void *data, size_t bytes, struct dip_payload *ret_copy)
@@ -92,7 +122,7 @@ static struct dip_job_params image_params(const struct dip_resolved *resolved, i
     return params;
 }
 
-static void send_ar(struct dip_coordinator *c, const struct dip_action *action,
+static void send_ar(struct dip_core *core, const struct dip_action *action,
                     const struct dip_resolved *resolved)
 {
     struct dip_message message = {
@@ -106,14 +136,14 @@ static void send_ar(struct dip_coordinator *c, const struct dip_action *action,
         payload_copy(action->forced_ids, (size_t)action->forced_count * sizeof(int32_t),
                      &ar->forced_ids);
     if (is_built) {
-        send_or_keep(c, action->member, &message);
+        send_or_keep(core, action->member, &message);
     } else {
         dip_message_release(&message);
-        note_no_memory(c, action);
+        note_no_memory(core, action);
     }
 }
 
-static void send_diffusion(struct dip_coordinator *c, const struct dip_action *action,
+static void send_diffusion(struct dip_core *core, const struct dip_action *action,
                            const struct dip_resolved *resolved)
 {
     struct dip_message message = {
@@ -124,36 +154,35 @@ static void send_diffusion(struct dip_coordinator *c, const struct dip_action *a
     struct dip_message_diffusion *diffusion = &message.as.diffusion;
     bool is_built =
         payload_copy(resolved->hidden.data, resolved->hidden.bytes, &diffusion->hidden) &&
-        payload_copy(resolved->noise.data, resolved->noise.bytes, &diffusion->noise) &&
-        dip__texts_build(resolved, action->image_index, &diffusion->texts) == DIP_OK;
+        payload_copy(resolved->noise.data, resolved->noise.bytes, &diffusion->noise);
     if (is_built) {
-        send_or_keep(c, action->member, &message);
+        send_or_keep(core, action->member, &message);
     } else {
         dip_message_release(&message);
-        note_no_memory(c, action);
+        note_no_memory(core, action);
     }
 }
 
-void dip__coordinator_send(struct dip_coordinator *c, const struct dip_action *action,
-                           const struct client *client)
+void dip__core_send(struct dip_core *core, const struct dip_action *action,
+                    const struct client *client)
 {
     struct dip_message message = {.job_id = action->job_id};
     switch (action->kind) {
     case DIP_ACTION_AR:
-        send_ar(c, action, &client->resolved);
+        send_ar(core, action, &client->resolved);
         break;
     case DIP_ACTION_DIFFUSION:
-        send_diffusion(c, action, &client->resolved);
+        send_diffusion(core, action, &client->resolved);
         break;
     case DIP_ACTION_HAND_OVER:
         message.kind = DIP_MESSAGE_HAND_OVER;
         message.as.hand_over.to = action->to_member;
         message.as.hand_over.to_job_id = action->to_job_id;
-        send_or_keep(c, action->member, &message);
+        send_or_keep(core, action->member, &message);
         break;
     case DIP_ACTION_RELEASE:
         message.kind = DIP_MESSAGE_RELEASE;
-        send_or_keep(c, action->member, &message);
+        send_or_keep(core, action->member, &message);
         break;
     default:
         dip_assert(!"a command");

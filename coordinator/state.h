@@ -1,54 +1,65 @@
-/* coordinator/state.h - what the loop remembers; private to coordinator/. */
+/* coordinator/state.h - what the core remembers; private to coordinator/. */
 #pragma once
 
-#include <pthread.h>
+#include "coordinator/core.h"
 
-#include "coordinator/coordinator.h"
-
-/* A client's request from SUBMIT to ENDED. Owner: the submitting thread, then the loop thread. */
+/* A client's request from SUBMIT to ENDED. */
 struct client {
     uint64_t request_id; /* 0 = free */
+    struct client *next; /* of the same bucket, or free */
     struct dip_resolved resolved;
     dip_update_fn update;
     void *context;
+    enum dip_status failure; /* of the coordinator's own part; told when the request ends */
 };
 
-/* Commands that a full inbox did not take, oldest first. */
-enum { OUTBOX_MAX = 256 };
+/* Commands that a full inbox did not take, oldest first. A member that lets so many wait takes no
+ * commands; others are not held up by it. */
+enum { OUTBOX_MAX = 4096, OUTBOX_OF_MEMBER_MAX = 256 };
 struct outgoing {
     uint32_t member;
     struct dip_message message;
 };
 
-struct dip_coordinator {
-    struct dip_coordinator_options options;
+struct dip_core {
+    struct dip_core_options options;
     struct dip_endpoint *endpoint;
-    pthread_t loop_thread;
-    uint64_t request_serial; /* of the submitting thread */
-
-    /* Of the loop thread. */
-    bool is_stopping;
     struct dip_scheduler *scheduler;
     struct client *clients; /* [client_count_max]: admitted ones, and one that may be refused */
     int client_count_max;
+    struct client *free_clients;
+    struct client **buckets;                     /* [bucket_count], by request id */
+    uint64_t bucket_count;                       /* a power of two */
     char (*fingerprints)[DIP_FINGERPRINT_BYTES]; /* [member_count_max] */
     struct outgoing *outbox;                     /* [OUTBOX_MAX] */
     int outbox_count;
-    struct dip_message *troubles; /* [trouble_count_max] to feed next: LOST, FAILED */
+    struct {
+        int waiting;              /* in the outbox */
+        bool is_stuck;            /* during one flush */
+    } * members;                  /* [member_count_max] */
+    struct dip_message *troubles; /* [trouble_count_max] to feed next: LOST, FAILED, CANCEL */
     int trouble_count, trouble_count_max;
 };
 
 /* ---- send.c ---- */
 
 /* Builds the command of an action and sends it or keeps it for later. */
-void dip__coordinator_send(struct dip_coordinator *c, const struct dip_action *action,
-                           const struct client *client);
+void dip__core_send(struct dip_core *core, const struct dip_action *action,
+                    const struct client *client);
 
 /* Tries again what a full inbox did not take. */
-void dip__outbox_flush(struct dip_coordinator *c);
+void dip__outbox_flush(struct dip_core *core);
+/* Forgets what waits for a member that is gone. */
+void dip__outbox_drop(struct dip_core *core, uint32_t member);
 
 /* Something went wrong with a member or a job: the scheduler hears it after the current message. */
-void dip__trouble_note(struct dip_coordinator *c, const struct dip_message *message);
+void dip__trouble_note(struct dip_core *core, const struct dip_message *message);
+
+/* ---- tell.c ---- */
+
+/* Passes one piece of news on. `message` is the one that the scheduler was just fed. */
+void dip__core_tell(struct dip_core *core, struct client *client, const struct dip_action *action,
+                    struct dip_message *message);
 
 /* ---- texts.c ---- */
 

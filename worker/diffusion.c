@@ -21,7 +21,6 @@ static void job_free(struct diffusion_job *job)
 {
     free(job->hidden.data);
     free(job->noise.data);
-    free(job->texts.data);
     memset(job, 0, sizeof *job);
 }
 
@@ -128,7 +127,6 @@ void dip__worker_diffusion_command(struct dip_worker *w, struct dip_message *mes
     job->has_command = true;
     job->params = command->params;
     job->noise = command->noise;
-    job->texts = command->texts;
     if (command->hidden.data)
         job->hidden = command->hidden;
     *command = (struct dip_message_diffusion){0}; /* the job owns the payloads now */
@@ -172,8 +170,6 @@ static void picture_send(struct dip_worker *w, enum file_work_kind kind, struct 
                              .height = event->height,
                              .steps_done = event->steps_done};
     if (kind == FILE_IMAGE) {
-        work.texts = job->texts;
-        job->texts = (struct dip_payload){0};
         work.diffusion_ns = job->last_step_ns - job->conditioned_ns;
         work.vae_ns = dip_clock_now_ns() - job->last_step_ns;
     }

@@ -29,7 +29,7 @@ struct diffusion_job {
     bool has_command;
     bool is_live; /* in the engine */
     struct dip_job_params params;
-    struct dip_payload hidden, noise, texts;
+    struct dip_payload hidden, noise;
     int64_t conditioned_ns, last_step_ns;
 };
 
@@ -41,7 +41,6 @@ struct file_work {
     uint64_t job_id;
     unsigned char *rgb;
     int width, height, steps_done;
-    struct dip_payload texts; /* moves with the work */
     int64_t diffusion_ns, vae_ns;
 };
 

@@ -269,7 +269,6 @@ static void worker_free(struct dip_worker *w)
     for (int i = 0; w->diffusion_jobs && i < w->diffusion_job_count_max; i++) {
         free(w->diffusion_jobs[i].hidden.data);
         free(w->diffusion_jobs[i].noise.data);
-        free(w->diffusion_jobs[i].texts.data);
     }
     free(w->ar_jobs);
     free(w->ar_events);

@@ -1,0 +1,246 @@
+/* coordinator/core.c - a message in, the scheduler's actions out, one at a time. */
+#include "coordinator/core.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "coordinator/state.h"
+
+/* ---- clients ---- */
+
+static struct client **bucket_of(struct dip_core *core, uint64_t request_id)
+{
+    /* Ids are given in turn, so that neighbours fall into different buckets by themselves. */
+    return &core->buckets[request_id & (core->bucket_count - 1)];
+}
+
+static struct client *client_find(struct dip_core *core, uint64_t request_id)
+{
+    struct client *client = *bucket_of(core, request_id);
+    while (client && client->request_id != request_id)
+        client = client->next;
+    return client;
+}
+
+/* SUBMIT carries the client's record in; the core owns it from here. */
+static void client_take(struct dip_core *core, struct dip_message *message)
+{
+    struct client *record = message->as.submit.client;
+    struct client *place = core->free_clients;
+    dip_assert(place != NULL); /* one more than the scheduler admits; refusals free it at once */
+    core->free_clients = place->next;
+    *place = *record;
+    struct client **bucket = bucket_of(core, place->request_id);
+    place->next = *bucket;
+    *bucket = place;
+    free(record);
+    message->as.submit.client = NULL;
+}
+
+static void client_free(struct dip_core *core, struct client *client)
+{
+    struct client **at = bucket_of(core, client->request_id);
+    while (*at != client)
+        at = &(*at)->next;
+    *at = client->next;
+    dip_resolved_deinit(&client->resolved);
+    *client = (struct client){.next = core->free_clients};
+    core->free_clients = client;
+}
+
+enum dip_status dip_core_message(const struct dip_core_request *request,
+                                 struct dip_message *ret_message)
+{
+    struct client *client = malloc(sizeof *client);
+    if (!client)
+        return DIP_NO_MEMORY;
+    struct dip_resolved *resolved = request->resolved;
+    *client = (struct client){.request_id = request->id,
+                              .resolved = *resolved,
+                              .update = request->update,
+                              .context = request->context};
+    *ret_message = (struct dip_message){
+        .kind = DIP_MESSAGE_SUBMIT,
+        .request_id = request->id,
+        .as.submit = {.image_count = resolved->image_count,
+                      .token_count = resolved->params.token_count,
+                      .step_count = resolved->params.steps,
+                      .has_hidden = resolved->hidden.data != NULL,
+                      .forced_ids = resolved->forced_ids.data,
+                      .forced_count = (int32_t)(resolved->forced_ids.bytes / sizeof(int32_t)),
+                      .priority = request->priority,
+                      .tenant = request->tenant,
+                      .deadline_ns = request->deadline_ns,
+                      .begin_by_ns = request->begin_by_ns,
+                      .is_check = request->is_check,
+                      .client = client},
+    };
+    *resolved = (struct dip_resolved){0}; /* the client record owns it now */
+    return DIP_OK;
+}
+
+void dip_core_message_drop(struct dip_message *message)
+{
+    struct client *client = message->as.submit.client;
+    dip_resolved_deinit(&client->resolved);
+    free(client);
+    message->as.submit.client = NULL;
+}
+
+/* ---- one message ---- */
+
+static void carry_out(struct dip_core *core, const struct dip_action *action,
+                      struct dip_message *message)
+{
+    struct client *client = action->request_id ? client_find(core, action->request_id) : NULL;
+    if (action->kind == DIP_ACTION_DRAINED)
+        return; /* whoever shows members asks the scheduler */
+    if (action->kind <= DIP_ACTION_RELEASE) {
+        dip__core_send(core, action, client);
+        return;
+    }
+    dip_assert(client != NULL);
+    dip__core_tell(core, client, action, message);
+    if (action->kind == DIP_ACTION_ENDED || action->kind == DIP_ACTION_REFUSED)
+        client_free(core, client);
+}
+
+static void feed(struct dip_core *core, int64_t now_ns, struct dip_message *message)
+{
+    bool is_known = message->from < (uint32_t)core->options.limits.member_count_max;
+    if (message->kind == DIP_MESSAGE_JOINED && is_known)
+        memcpy(core->fingerprints[message->from], message->as.joined.fingerprint,
+               sizeof core->fingerprints[0]);
+    if (message->kind == DIP_MESSAGE_LOST && is_known)
+        dip__outbox_drop(core, message->from);
+    if (message->kind == DIP_MESSAGE_SUBMIT)
+        client_take(core, message);
+    dip_scheduler_feed(core->scheduler, now_ns, message);
+    struct dip_action action;
+    while (dip_scheduler_next(core->scheduler, &action))
+        carry_out(core, &action, message);
+}
+
+/* What went wrong while carrying out actions becomes messages of its own. */
+static void feed_troubles(struct dip_core *core, int64_t now_ns)
+{
+    while (core->trouble_count > 0) {
+        struct dip_message message = core->troubles[0];
+        core->trouble_count--;
+        memmove(core->troubles, core->troubles + 1,
+                (size_t)core->trouble_count * sizeof core->troubles[0]);
+        feed(core, now_ns, &message);
+    }
+}
+
+void dip_core_feed(struct dip_core *core, int64_t now_ns, struct dip_message *message)
+{
+    feed(core, now_ns, message);
+    if (core->outbox_count > 0)
+        dip__outbox_flush(core);
+    feed_troubles(core, now_ns);
+}
+
+enum dip_status dip_core_submit(struct dip_core *core, int64_t now_ns,
+                                const struct dip_core_request *request)
+{
+    struct dip_message message;
+    DIP_TRY(dip_core_message(request, &message));
+    dip_core_feed(core, now_ns, &message);
+    return DIP_OK;
+}
+
+void dip_core_cancel(struct dip_core *core, int64_t now_ns, uint64_t request_id)
+{
+    struct dip_message message = {.kind = DIP_MESSAGE_CANCEL, .request_id = request_id};
+    dip_core_feed(core, now_ns, &message);
+}
+
+void dip_core_cancel_all(struct dip_core *core, int64_t now_ns)
+{
+    for (int i = 0; i < core->client_count_max; i++)
+        if (core->clients[i].request_id != 0)
+            dip_core_cancel(core, now_ns, core->clients[i].request_id);
+}
+
+/* ---- time ---- */
+
+void dip_core_tick(struct dip_core *core, int64_t now_ns)
+{
+    struct dip_message message = {.kind = DIP_MESSAGE_TICK};
+    dip_core_feed(core, now_ns, &message);
+}
+
+int64_t dip_core_wake_ns(const struct dip_core *core, int64_t now_ns)
+{
+    return core->outbox_count > 0 ? now_ns + DIP_MS_NS : INT64_MAX;
+}
+
+const struct dip_scheduler *dip_core_scheduler(const struct dip_core *core)
+{
+    return core->scheduler;
+}
+
+/* ---- new, free ---- */
+
+static bool core_reserve(struct dip_core *core, const struct dip_scheduler_limits *limits)
+{
+    core->client_count_max = limits->request_count_max + 1;
+    core->bucket_count = 1;
+    while (core->bucket_count < (uint64_t)core->client_count_max)
+        core->bucket_count *= 2;
+    core->clients = calloc((size_t)core->client_count_max, sizeof *core->clients);
+    core->buckets = calloc(core->bucket_count, sizeof(struct client *));
+    core->fingerprints = calloc((size_t)limits->member_count_max, sizeof *core->fingerprints);
+    core->members = calloc((size_t)limits->member_count_max, sizeof *core->members);
+    core->outbox = calloc(OUTBOX_MAX, sizeof *core->outbox);
+    /* In one turn an image's commands can fail once for each panel, a member can be lost once, and
+     * a request can be given up once. */
+    core->trouble_count_max =
+        2 * limits->image_count_max + limits->member_count_max + core->client_count_max;
+    core->troubles = calloc((size_t)core->trouble_count_max, sizeof *core->troubles);
+    return core->clients && core->buckets && core->fingerprints && core->members && core->outbox &&
+           core->troubles;
+}
+
+enum dip_status dip_core_new(const struct dip_core_options *options, struct dip_core **ret_core)
+{
+    struct dip_core *core = calloc(1, sizeof *core);
+    if (!core)
+        return DIP_NO_MEMORY;
+    core->options = *options;
+    core->endpoint = options->endpoint;
+    enum dip_status status = DIP_NO_MEMORY;
+    if (core_reserve(core, &options->limits))
+        status = dip_scheduler_new(&options->limits, &core->scheduler);
+    if (status) {
+        dip_core_free(core);
+        return status;
+    }
+    for (int i = core->client_count_max - 1; i >= 0; i--) {
+        core->clients[i].next = core->free_clients;
+        core->free_clients = &core->clients[i];
+    }
+    *ret_core = core;
+    return DIP_OK;
+}
+
+void dip_core_free(struct dip_core *core)
+{
+    if (!core)
+        return;
+    for (int i = 0; i < core->outbox_count; i++)
+        dip_message_release(&core->outbox[i].message);
+    for (int i = 0; core->clients && i < core->client_count_max; i++)
+        dip_resolved_deinit(&core->clients[i].resolved);
+    dip_scheduler_free(core->scheduler);
+    free(core->clients);
+    free(core->buckets);
+    free(core->fingerprints);
+    free(core->members);
+    free(core->outbox);
+    free(core->troubles);
+    free(core);
+}

@@ -1,0 +1,61 @@
+/* coordinator/core.h - the coordinator without a thread: messages in, commands and news out.
+ *
+ * Feeds the scheduler, builds the commands it decides on and sends them through an endpoint, and
+ * tells each request's client what happens. Whoever owns it brings messages, time and a thread: the
+ * loop thread of coordinator.c inside a process, the gRPC loop in the daemon.
+ *
+ * Thread: one, the owner's. Callbacks run inside the calls below and must not call back. */
+#pragma once
+
+#include "cluster/cluster.h"
+#include "coordinator/coordinator.h"
+#include "net/net.h"
+
+struct dip_core;
+
+struct dip_core_options {
+    struct dip_endpoint *endpoint; /* commands leave here; never received from */
+    struct dip_scheduler_limits limits;
+};
+
+/* Errors: NO_MEMORY. */
+DIP_MUST_USE enum dip_status dip_core_new(const struct dip_core_options *options,
+                                          struct dip_core **ret_core);
+/* Clients that are left hear nothing more. */
+void dip_core_free(struct dip_core *core);
+
+/* A request as it is handed over. */
+struct dip_core_request {
+    uint64_t id;                   /* never used before; not 0 */
+    struct dip_resolved *resolved; /* taken over: empty afterwards */
+    dip_update_fn update;
+    void *context;
+    enum dip_priority priority;
+    uint32_t tenant;
+    int64_t deadline_ns, begin_by_ns; /* 0 = none */
+    bool is_check;                    /* say what would be admitted, run nothing */
+};
+
+/* A SUBMIT that feed takes over, for who must cross a thread first. Errors: NO_MEMORY. */
+DIP_MUST_USE enum dip_status dip_core_message(const struct dip_core_request *request,
+                                              struct dip_message *ret_message);
+/* Frees the record of a SUBMIT that was never fed. */
+void dip_core_message_drop(struct dip_message *message);
+
+/* Answers through `update`, ADMITTED or the refusal before this returns. Errors: NO_MEMORY. */
+DIP_MUST_USE enum dip_status dip_core_submit(struct dip_core *core, int64_t now_ns,
+                                             const struct dip_core_request *request);
+/* ENDED comes before this returns, unless the request is over. */
+void dip_core_cancel(struct dip_core *core, int64_t now_ns, uint64_t request_id);
+void dip_core_cancel_all(struct dip_core *core, int64_t now_ns);
+
+/* Takes in what was said by a member or by a client. The payload is the callee's to take; what it
+ * leaves is the caller's to release. */
+void dip_core_feed(struct dip_core *core, int64_t now_ns, struct dip_message *message);
+
+/* Due at dip_core_wake_ns at the latest (INT64_MAX: nothing is due). */
+void dip_core_tick(struct dip_core *core, int64_t now_ns);
+int64_t dip_core_wake_ns(const struct dip_core *core, int64_t now_ns);
+
+/* For status pages. */
+const struct dip_scheduler *dip_core_scheduler(const struct dip_core *core);
