@@ -1,4 +1,4 @@
-/* base/counter.h - a number that one thread counts up and any thread reads. */
+/* base/counter.h - a number that one thread writes and any thread reads. */
 #pragma once
 
 #include <stdatomic.h>
@@ -10,4 +10,6 @@ struct dip_counter {
 };
 
 void dip_counter_add(struct dip_counter *counter, uint64_t count);
+/* For what goes up and down, such as slots in use. */
+void dip_counter_set(struct dip_counter *counter, uint64_t value);
 uint64_t dip_counter_get(const struct dip_counter *counter);
