@@ -20,13 +20,15 @@ struct dip_hub;
 struct dip_hub_options {
     struct dip_rpc_loop *loop;
     uint32_t member_count_max;
-    const char *cluster_id; /* a worker of another cluster is sent away; NULL = any */
+    const char *cluster_id; /* told to workers: one of another cluster hangs up; NULL = unnamed */
     int64_t heartbeat_ns;   /* asked of workers; 0 = 200 ms */
     int64_t silence_ns;     /* 0 = 1 s */
     int64_t stuck_ns;       /* 0 = 30 s */
     /* Events of workers, and APPEARED, JOINED, HEARTBEAT, LEAVING, LOST. The payload is the
      * callee's to take; what it leaves is released. */
     void (*on_message)(void *context, struct dip_message *message);
+    /* NULL, or told in a sentence why a worker was refused or lost. */
+    void (*log)(void *context, const char *text);
     void *context;
 };
 
@@ -40,10 +42,13 @@ void dip_hub_free(struct dip_hub *hub);
 struct dip_rpc_method dip_hub_method(struct dip_hub *hub);
 
 /* Sends only (receive is UNSUPPORTED). Errors of a send: BUSY (the stream is behind), UNREACHABLE
- * (no such member). */
+ * (no such member, or HAND_OVER to a member without a HingeService), UNSUPPORTED (cluster/wire.h:
+ * nothing that was injected or is traced travels), NO_MEMORY. */
 struct dip_endpoint *dip_hub_endpoint(struct dip_hub *hub);
 
-/* Stamped on every command from now on; workers refuse a smaller one than they have seen. */
+/* This process leads under `epoch` (> 0), which is stamped on every command from now on; workers
+ * refuse a smaller one than they have seen. Before the first call and after dismiss workers are
+ * sent away as UNAVAILABLE. */
 void dip_hub_set_epoch(struct dip_hub *hub, uint64_t epoch);
 
 /* Ends every stream, so that workers look for the leader: this process leads no more. No LOST

@@ -4,8 +4,10 @@
  * becomes frames on the stream, a HINGE sent to another member becomes a HingeService.Put to that
  * member's host, and commands and hinges that come are put into the inbox. When the stream ends it
  * is opened again, to whoever leads then, with jittered pauses; the worker first gets a RESET: the
- * coordinator that it knew has given its jobs to somebody else. Commands of an older epoch than
- * the largest seen are answered FAILED and not passed on.
+ * coordinator that it knew has given its jobs to somebody else. The worker drops them and sends the
+ * RESET back; what it said before that is dropped here, so that no word about an old job reaches
+ * the new stream. A RESET also comes before the first stream. Commands of an older epoch than the
+ * largest seen are answered FAILED and not passed on.
  *
  * A hinge is sent in chunks with CRC-32C and goes on where it broke off; a receiver that is busy or
  * restarting is tried again until the job is released or deadline_ns has passed.
@@ -13,7 +15,6 @@
  * Thread: send from any thread, receive from the device thread; the rest on the loop's. */
 #pragma once
 
-#include "base/counter.h"
 #include "cluster/job.h"
 #include "net/net.h"
 #include "net/rpc_client.h"
@@ -26,13 +27,17 @@ enum { DIP_SPOKE_COORDINATOR = 0, DIP_SPOKE_SELF = 1 }; /* addresses; others are
 
 struct dip_spoke_options {
     struct dip_rpc_loop *loop;
-    const struct dip_rpc_tls *tls;   /* NULL = plaintext */
-    struct dip_member_facts facts;   /* what hello says */
-    const char *cluster_id;          /* NULL = any */
-    int inbox_count_max;             /* 0 = 256 */
-    size_t hinge_bytes_max;          /* of one hinge */
-    const struct dip_counter *steps; /* the worker's, for heartbeats */
-    int64_t hinge_timeout_ns;        /* 0 = 30 s */
+    const struct dip_rpc_tls *tls;      /* NULL = plaintext */
+    struct dip_member_facts facts;      /* what hello says */
+    const char *cluster_id;             /* NULL = any */
+    int inbox_count_max;                /* 0 = 256 */
+    uint32_t hinge_width;               /* H: floats in one row of a hinge */
+    size_t hinge_bytes_max;             /* of one hinge */
+    const struct dip_member_load *load; /* the worker's, for heartbeats */
+    int64_t hinge_timeout_ns;           /* 0 = 30 s */
+    /* NULL, or told in a sentence what happened to the stream. Loop thread. */
+    void (*log)(void *context, const char *text);
+    void *context;
 };
 
 /* Errors: NO_MEMORY. */
@@ -50,9 +55,10 @@ int dip_spoke_methods(struct dip_spoke *spoke, struct dip_rpc_method ret_methods
 /* Who leads, "host:port"; NULL = nobody known. May change at any time. Loop thread. */
 void dip_spoke_set_coordinator(struct dip_spoke *spoke, const char *target);
 
-/* Where the worker's own server really listens, when facts.address could not say. Before the
- * coordinator is set. */
-void dip_spoke_set_address(struct dip_spoke *spoke, const char *address);
+/* What is known of this process only now (where its server listens, what device it has). Before
+ * the coordinator is set. */
+void dip_spoke_set_facts(struct dip_spoke *spoke, const struct dip_member_facts *facts);
 
-/* True while the stream stands and the coordinator has answered hello. For readiness. */
-bool dip_spoke_is_connected(const struct dip_spoke *spoke);
+/* True while the stream stands and the coordinator has answered hello. For readiness; any thread.
+ */
+bool dip_spoke_is_connected(struct dip_spoke *spoke);
