@@ -18,6 +18,7 @@
 #include "net/etcd_client.h"
 
 #define WAIT_NS_DEFAULT    (12 * DIP_SECOND_NS / 10)
+#define PROBE_NS_DEFAULT   (3 * DIP_SECOND_NS)
 #define BACKOFF_NS_FIRST   (DIP_SECOND_NS / 10)
 #define BACKOFF_NS_LONGEST (5 * DIP_SECOND_NS)
 
@@ -36,6 +37,13 @@ static void endpoint_failed(struct etcd *e, const struct etcd_call *call)
         return;
     e->preferred = (e->preferred + 1) % e->endpoint_count;
     e->stats.failovers++;
+}
+
+/* Something came: the endpoint lives. */
+static void endpoint_heard(struct etcd *e, const struct etcd_call *call, int64_t now_ns)
+{
+    if (call->endpoint == e->preferred)
+        e->heard_ns = now_ns;
 }
 
 /* Full jitter: anywhere between nothing and a ceiling that doubles. */
@@ -199,8 +207,10 @@ static bool call_ended(struct etcd *e, struct etcd_call *call, int64_t now_ns,
                        struct dip_kv_reply *ret_reply)
 {
     char text[DIP_KV_TEXT_BYTES];
-    if (!call->transfer_status)
+    if (!call->transfer_status) {
+        endpoint_heard(e, call, now_ns);
         return call_answer(e, call, now_ns, ret_reply);
+    }
     describe(e, call, call->transfer_text, text);
     endpoint_failed(e, call);
     if (call->is_unsent && ++call->attempts < e->endpoint_count) {
@@ -276,6 +286,7 @@ static bool watch_step(struct etcd *e, struct etcd_call *call, int64_t now_ns,
     const char *text;
     size_t bytes;
     if (dip__etcd_lines_next(&call->lines, &text, &bytes)) {
+        endpoint_heard(e, call, now_ns);
         if (!dip__etcd_parse(DIP_KV_WATCH, text, bytes, &e->answer))
             return watch_answer(e, call, now_ns, ret_reply);
         endpoint_failed(e, call);
@@ -297,6 +308,8 @@ static bool watch_step(struct etcd *e, struct etcd_call *call, int64_t now_ns,
         endpoint_failed(e, call);
         return watch_interrupt(e, call, now_ns, "the watch was not answered", ret_reply);
     }
+    if (call->is_hung)
+        return watch_interrupt(e, call, now_ns, "does not say whether it lives", ret_reply);
     if (call->endpoint != e->preferred) {
         call->failures = 0; /* it is the endpoint that failed */
         return watch_interrupt(e, call, now_ns, "left this endpoint", ret_reply);
@@ -330,11 +343,50 @@ static bool call_begin(struct etcd *e, struct etcd_call *call, int64_t now_ns,
     }
     call->endpoint = e->preferred;
     call->is_standing = false;
+    call->is_hung = false;
     call->stand_ns = now_ns + e->call_wait_ns;
     if ((is_watch && !watch_body(call)) ||
         dip__etcd_transfer_start(e, call, dip__etcd_path(call->kind), now_ns))
         return end_call(e, call, DIP_NO_MEMORY, "out of memory", ret_reply);
     return false;
+}
+
+/* ---- silence ---- */
+
+/* A watch that stands where everything goes; others are about to leave. */
+static bool is_watching(const struct etcd *e)
+{
+    for (int i = 0; i < ETCD_CALLS_MAX; i++) {
+        const struct etcd_call *call = &e->calls[i];
+        if (call->id != 0 && call->kind == DIP_KV_WATCH && call->is_standing &&
+            call->state == CALL_RUNNING && call->endpoint == e->preferred)
+            return true;
+    }
+    return false;
+}
+
+/* A watch is silent when nothing changes and when its member is frozen or cut off. Who makes no
+ * calls would never learn which: any answer to a question of our own tells. */
+static void probe_step(struct etcd *e, int64_t now_ns)
+{
+    struct etcd_call *probe = &e->probe;
+    if (probe->state == CALL_ENDED) {
+        for (int i = 0; i < ETCD_CALLS_MAX && probe->transfer_status; i++)
+            e->calls[i].is_hung |= e->calls[i].endpoint == probe->endpoint;
+        if (probe->transfer_status)
+            endpoint_failed(e, probe);
+        e->heard_ns = now_ns; /* or the next endpoint's time begins now */
+        call_free(e, probe);
+    }
+    if (probe->state == CALL_RUNNING && probe->endpoint != e->preferred)
+        call_free(e, probe);
+    if (probe->state != CALL_FREE || now_ns < e->heard_ns + e->probe_ns || !is_watching(e))
+        return;
+    *probe = (struct etcd_call){.endpoint = e->preferred, .body = strdup("{}")};
+    if (!probe->body || dip__etcd_transfer_start(e, probe, "/v3/maintenance/status", now_ns)) {
+        call_free(e, probe);
+        e->heard_ns = now_ns; /* out of memory: later */
+    }
 }
 
 static bool call_step(struct etcd *e, struct etcd_call *call, int64_t now_ns,
@@ -410,6 +462,9 @@ static void etcd_poll(struct dip_kv *kv, int64_t now_ns, int64_t wait_ns)
         if (at_ns - now_ns < wait_ns)
             wait_ns = at_ns > now_ns ? at_ns - now_ns : 0;
     }
+    int64_t probe_ns = e->heard_ns + e->probe_ns - now_ns;
+    if (e->probe.state == CALL_FREE && probe_ns < wait_ns && is_watching(e))
+        wait_ns = probe_ns > 0 ? probe_ns : 0;
     dip__etcd_transfer_poll(e, wait_ns);
 }
 
@@ -419,6 +474,7 @@ static bool etcd_next(struct dip_kv *kv, int64_t now_ns, struct dip_kv_reply *re
     dip__etcd_answer_free(&e->answer);
     if (e->token_state == TOKEN_WANTED || e->token_state == TOKEN_ASKED)
         token_step(e, now_ns);
+    probe_step(e, now_ns);
     bool is_waiting = false;
     for (int i = 0; i < ETCD_CALLS_MAX; i++) {
         struct etcd_call *call = &e->calls[e->turn++ % ETCD_CALLS_MAX];
@@ -443,6 +499,7 @@ static void etcd_close(struct dip_kv *kv)
     for (int i = 0; i < ETCD_CALLS_MAX; i++)
         call_free(e, &e->calls[i]);
     call_free(e, &e->authentication);
+    call_free(e, &e->probe);
     dip__etcd_answer_free(&e->answer);
     dip__etcd_transfer_close(e);
     free(e->ca);
@@ -512,6 +569,7 @@ enum dip_status dip_etcd_open(const struct dip_etcd_options *options, struct dip
     e->kv.ops = &ops;
     e->seed = options->seed;
     e->call_wait_ns = options->call_wait_ns > 0 ? options->call_wait_ns : WAIT_NS_DEFAULT;
+    e->probe_ns = options->probe_ns > 0 ? options->probe_ns : PROBE_NS_DEFAULT;
     e->token_state = options->user ? TOKEN_WANTED : TOKEN_KNOWN;
     if (!copy_text(options->ca, &e->ca) || !copy_text(options->cert, &e->cert) ||
         !copy_text(options->key, &e->key) || !copy_text(options->user, &e->user) ||

@@ -1,8 +1,9 @@
 /* net/etcd.h - etcd v3 as a store of keys (net/kv.h), through its JSON gateway over libcurl.
  *
  * HTTP/1.1 also under TLS, no redirects, no proxy from the environment. One endpoint is preferred
- * and everything goes there, the watches too: so the time-out of a keepalive also uncovers that a
- * watch hangs on a frozen or cut-off member, which no socket option does. A call that fails there
+ * and everything goes there, the watches too: so the time-out of any call also uncovers that a
+ * watch hangs on a frozen member, which no socket option does. While watches stand and nothing was
+ * heard for probe_ns, the client asks for the member's status by itself. A call that fails there
  * makes the next endpoint the preferred one and moves the watches over; they resume at the first
  * revision not told yet, after a jittered wait that grows while it keeps failing. A call that
  * could not even connect is tried once at each endpoint; one that may have happened is not
@@ -26,6 +27,7 @@ struct dip_etcd_options {
     const char *user; /* NULL = none */
     const char *password;
     int64_t call_wait_ns; /* of one attempt; 0 = 1.2 s. Watches live on */
+    int64_t probe_ns;     /* silence before a member that carries a watch is asked; 0 = 3 s */
     uint64_t seed;        /* of the jitter */
 };
 

@@ -32,6 +32,7 @@ struct etcd_call {
     int64_t watch_revision; /* the first that was not told; 0 = from now on */
     int64_t stand_ns;       /* when the server must have said that it stands */
     bool is_standing, is_interrupted;
+    bool is_hung; /* the endpoint was asked whether it lives, and said nothing */
     int failures;
 };
 
@@ -53,6 +54,10 @@ struct etcd {
     int token_failures;
     char token_text[DIP_KV_TEXT_BYTES];
     struct etcd_call authentication;
+
+    int64_t heard_ns; /* when the preferred endpoint last said anything */
+    int64_t probe_ns; /* silence before it is asked whether it lives, while watches stand there */
+    struct etcd_call probe;
 
     struct etcd_call calls[ETCD_CALLS_MAX];
     unsigned turn;                  /* who is looked at first */

@@ -70,6 +70,11 @@ static bool set_options(const struct etcd *e, struct etcd_call *call, const char
     bad |= curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, call->transfer_text);
     bad |= curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
     bad |= curl_easy_setopt(easy, CURLOPT_TCP_NODELAY, 1L);
+    if (is_watch) { /* a connection that a peer or a gateway has forgotten: gone within a minute */
+        bad |= curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+        bad |= curl_easy_setopt(easy, CURLOPT_TCP_KEEPIDLE, 10L);
+        bad |= curl_easy_setopt(easy, CURLOPT_TCP_KEEPINTVL, 5L);
+    }
     bad |= curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, wait_ms);
     bad |= curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, is_watch ? 0L : wait_ms);
     if (e->ca)

@@ -1,7 +1,9 @@
 /* tests/e2e/etcd.c - the etcd client against real etcd processes: one node and three; nodes that
  * are killed, frozen, or without a quorum; compaction; users; TLS.
  *
- * Loads nothing and lasts well under a minute. etcd writes to a temporary folder. */
+ * Loads nothing and lasts about a minute. etcd writes to a temporary folder. Waits are for
+ * conditions, with ceilings for a machine that is busy with something else; what is asserted about
+ * time is asserted of our own clocks only. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,6 +16,8 @@
 #include "base/clock.h"
 #include "net/etcd.h"
 #include "tests/e2e/etcd_cluster.h"
+
+enum { PATIENCE_S = 90 }; /* until a wait counts as a hang */
 
 /* ---- a client that asks and waits ---- */
 
@@ -47,6 +51,14 @@ static struct client client_of(const struct cluster *c)
 {
     char text[300];
     return client_open((struct dip_etcd_options){.endpoints = cluster_endpoints(c, text)});
+}
+
+/* For a node that is there all the time: a busy machine is no reason to fail a call. */
+static struct client patient_client_of(const struct cluster *c)
+{
+    char text[300];
+    return client_open((struct dip_etcd_options){.endpoints = cluster_endpoints(c, text),
+                                                 .call_wait_ns = 30 * DIP_SECOND_NS});
 }
 
 static void take(struct client *client, const struct dip_kv_reply *reply)
@@ -94,11 +106,21 @@ static enum dip_status ask(struct client *client, struct dip_kv_request request)
     request.id = ++client->serial;
     client->reply.id = 0;
     assert_int_equal(dip_kv_send(client->kv, dip_clock_now_ns(), &request), DIP_OK);
-    for (int64_t end = after(10); client->reply.id != request.id;) {
+    for (int64_t end = after(PATIENCE_S); client->reply.id != request.id;) {
         turn(client);
         assert_true(dip_clock_now_ns() < end); /* every request is answered */
     }
     return client->reply.status;
+}
+
+/* Asks until it is answered well: an election takes its time. */
+static void ask_until_ok(struct client *client, struct dip_kv_request request)
+{
+    for (int64_t end = after(PATIENCE_S); ask(client, request);) {
+        if (dip_clock_now_ns() >= end)
+            fail_msg("%s", client->reply.text);
+        turn(client);
+    }
 }
 
 static enum dip_status put(struct client *client, const char *key)
@@ -107,15 +129,10 @@ static enum dip_status put(struct client *client, const char *key)
                            .kind = DIP_KV_PUT, .key = key, .value = "v", .value_bytes = 1});
 }
 
-/* Puts until it is answered well: an election takes its time. */
-static void put_until_ok(struct client *client, const char *key, int64_t seconds)
+static void put_until_ok(struct client *client, const char *key)
 {
-    int64_t end = after(seconds);
-    while (put(client, key)) {
-        if (dip_clock_now_ns() >= end)
-            fail_msg("%s: %s", key, client->reply.text);
-        turn(client);
-    }
+    ask_until_ok(client, (struct dip_kv_request){
+                             .kind = DIP_KV_PUT, .key = key, .value = "v", .value_bytes = 1});
 }
 
 static void watch(struct client *client, const char *prefix, int64_t revision)
@@ -126,19 +143,19 @@ static void watch(struct client *client, const char *prefix, int64_t revision)
     client->watch_end = DIP_OK;
     client->is_standing = false;
     assert_int_equal(dip_kv_send(client->kv, dip_clock_now_ns(), &request), DIP_OK);
-    for (int64_t end = after(5); !client->is_standing && !client->watch_end;) {
+    for (int64_t end = after(PATIENCE_S); !client->is_standing && !client->watch_end;) {
         turn(client);
         assert_true(dip_clock_now_ns() < end);
     }
 }
 
 /* Waits until the watch has told so many changes; returns the milliseconds it took. */
-static int64_t wait_keys(struct client *client, int count, int64_t seconds)
+static int64_t wait_keys(struct client *client, int count)
 {
     int64_t begin = dip_clock_now_ns();
     while (client->key_count < count) {
         turn(client);
-        if (dip_clock_now_ns() >= begin + seconds * DIP_SECOND_NS)
+        if (dip_clock_now_ns() >= begin + PATIENCE_S * DIP_SECOND_NS)
             fail_msg("%d of %d changes were told", client->key_count, count);
     }
     return (dip_clock_now_ns() - begin) / DIP_MS_NS;
@@ -157,8 +174,8 @@ static void one_node(void **state)
     struct cluster c = {0};
     cluster_open(&c, 1);
     cluster_start(&c);
-    struct client client = client_of(&c);
-    put_until_ok(&client, "/t/first", 10);
+    struct client client = patient_client_of(&c);
+    put_until_ok(&client, "/t/first");
 
     /* conditions mean what the registry inside the process means (tests/unit/kv_local.c) */
     struct dip_kv_request create = {.kind = DIP_KV_PUT,
@@ -186,8 +203,8 @@ static void one_node(void **state)
 
     /* a lease ends by itself and takes its key along */
     watch(&client, "/t/", born);
-    wait_keys(&client, 2, 5);
-    assert_int_equal(ask(&client, (struct dip_kv_request){.kind = DIP_KV_GRANT, .ttl_s = 1}),
+    wait_keys(&client, 2);
+    assert_int_equal(ask(&client, (struct dip_kv_request){.kind = DIP_KV_GRANT, .ttl_s = 5}),
                      DIP_OK);
     int64_t lease = client.reply.lease;
     assert_true(lease != 0);
@@ -195,7 +212,7 @@ static void one_node(void **state)
     assert_int_equal(ask(&client, bound), DIP_OK);
     assert_int_equal(ask(&client, keepalive(lease)), DIP_OK);
     assert_true(client.reply.ttl_s > 0);
-    wait_keys(&client, 4, 10);
+    wait_keys(&client, 4);
     assert_string_equal(client.keys[3], "-/t/2");
     assert_int_equal(ask(&client, keepalive(lease)), DIP_NOT_FOUND);
     assert_int_equal(ask(&client, bound), DIP_NOT_FOUND);
@@ -215,7 +232,7 @@ static void one_node(void **state)
     assert_int_equal(cluster_run(&c, compact), 0);
     dip_kv_cancel(client.kv, client.watch_id);
     watch(&client, "/t/", born);
-    for (int64_t end = after(5); !client.watch_end && dip_clock_now_ns() < end;)
+    for (int64_t end = after(PATIENCE_S); !client.watch_end && dip_clock_now_ns() < end;)
         turn(&client);
     assert_int_equal(client.watch_end, DIP_STALE);
     assert_int_equal(client.watch_revision, now);
@@ -228,8 +245,8 @@ static void one_node(void **state)
     assert_true(strstr(client.reply.text, "http://127.0.0.1:") == client.reply.text);
     int told = client.key_count;
     cluster_start_node(&c, 0);
-    put_until_ok(&client, "/t/4", 10);
-    wait_keys(&client, told + 1, 10);
+    put_until_ok(&client, "/t/4");
+    wait_keys(&client, told + 1);
     assert_string_equal(client.keys[told], "+/t/4");
     assert_int_equal(client.interruptions, 1);
     assert_int_equal(client.resumes, 1);
@@ -259,48 +276,47 @@ static void three_nodes(void **state)
     cluster_start(&c);
     struct client client = client_of(&c);
     struct client other = client_of(&c);
-    put_until_ok(&other, "/first", 15);
-    put_until_ok(&client, "/first", 15);
+    put_until_ok(&other, "/first");
+    put_until_ok(&client, "/first");
     client.is_collapsing = true;
     watch(&client, "/t/", 0);
-    put_until_ok(&other, "/t/1", 5);
-    wait_keys(&client, 1, 5);
+    put_until_ok(&other, "/t/1");
+    wait_keys(&client, 1);
 
     /* the node being watched is killed: resumed elsewhere, nothing lost */
     int node = preferred_node(&c, &client);
     cluster_kill(&c, node);
-    put_until_ok(&other, "/t/2", 10);
-    int64_t killed_ms = wait_keys(&client, 2, 10);
-    assert_int_not_equal(preferred_node(&c, &client), node);
+    put_until_ok(&other, "/t/2");
+    int64_t killed_ms = wait_keys(&client, 2);
     cluster_start_node(&c, node);
 
-    /* the node being watched freezes: only the time-out of a call can tell */
-    put_until_ok(&client, "/beat", 10);
+    /* the node being watched freezes, and who watches makes no calls: its own probe must tell */
+    put_until_ok(&client, "/beat");
     while (!client.is_standing)
         turn(&client);
     node = preferred_node(&c, &client);
     int resumes = client.resumes;
-    cluster_signal(&c, node, SIGSTOP);
+    cluster_freeze(&c, node);
     int64_t begin = dip_clock_now_ns();
-    put_until_ok(&client, "/beat", 15);
-    put_until_ok(&other, "/t/3", 15);
-    wait_keys(&client, 3, 10);
+    put_until_ok(&other, "/t/3");
+    wait_keys(&client, 3);
     int64_t frozen_ms = (dip_clock_now_ns() - begin) / DIP_MS_NS;
-    assert_int_not_equal(preferred_node(&c, &client), node);
     assert_true(client.resumes > resumes);
     cluster_signal(&c, node, SIGCONT);
 
     /* no quorum: calls end in time, the watch does not hang in silence, a lease outlives it */
-    put_until_ok(&client, "/beat", 15);
-    assert_int_equal(ask(&client, (struct dip_kv_request){.kind = DIP_KV_GRANT, .ttl_s = 5}),
-                     DIP_OK);
+    put_until_ok(&client, "/beat");
+    ask_until_ok(&client, (struct dip_kv_request){.kind = DIP_KV_GRANT, .ttl_s = 60});
     int64_t lease = client.reply.lease;
+    while (!client.is_standing)
+        turn(&client);
     int interruptions = client.interruptions;
     node = preferred_node(&c, &client);
     cluster_kill(&c, (node + 1) % 3);
     cluster_kill(&c, (node + 2) % 3);
     begin = dip_clock_now_ns();
-    while (client.interruptions == interruptions && dip_clock_now_ns() < begin + 10 * DIP_SECOND_NS)
+    while (client.interruptions == interruptions &&
+           dip_clock_now_ns() < begin + PATIENCE_S * DIP_SECOND_NS)
         turn(&client);
     int64_t silent_ms = (dip_clock_now_ns() - begin) / DIP_MS_NS;
     assert_true(client.interruptions > interruptions); /* without any call: the hasleader header */
@@ -308,8 +324,8 @@ static void three_nodes(void **state)
     assert_int_not_equal(client.reply.status, DIP_NOT_FOUND);
     cluster_start_node(&c, (node + 1) % 3);
     cluster_start_node(&c, (node + 2) % 3);
-    put_until_ok(&other, "/t/4", 20);
-    wait_keys(&client, 4, 15);
+    put_until_ok(&other, "/t/4");
+    wait_keys(&client, 4);
     for (int i = 0; i < 4; i++) {
         char expected[16];
         snprintf(expected, sizeof expected, "+/t/%d", i + 1);
@@ -327,7 +343,7 @@ static void three_nodes(void **state)
 static void users(void **state)
 {
     (void)state;
-    static const char *const options[] = {"--auth-token-ttl=1", NULL};
+    static const char *const options[] = {"--auth-token-ttl=2", NULL};
     static const char *const steps[][4] = {{"user", "add", "root:secret\"\\", NULL},
                                            {"user", "grant-role", "root", "root"},
                                            {"auth", "enable", NULL, NULL}};
@@ -336,8 +352,12 @@ static void users(void **state)
     cluster_open(&c, 1);
     cluster_start(&c);
     struct client client = client_open((struct dip_etcd_options){
-        .endpoints = cluster_endpoints(&c, text), .user = "root", .password = "secret\"\\"});
-    put_until_ok(&client, "/before", 10); /* etcd has no users yet: none is needed */
+        .endpoints = cluster_endpoints(&c, text),
+        .user = "root",
+        .password = "secret\"\\",
+        .call_wait_ns = 30 * DIP_SECOND_NS,
+    });
+    put_until_ok(&client, "/before"); /* etcd has no users yet: none is needed */
     for (int i = 0; i < 3; i++) {
         const char *const command[] = {"etcdctl",   "--endpoints", text,        steps[i][0],
                                        steps[i][1], steps[i][2],   steps[i][3], NULL};
@@ -348,20 +368,24 @@ static void users(void **state)
     assert_int_equal(put(&client, "/after"), DIP_OK);
     watch(&client, "/t/", 0);
     assert_int_equal(put(&client, "/t/1"), DIP_OK);
-    wait_keys(&client, 1, 5);
+    wait_keys(&client, 1);
     /* the token expires: taken for granted, then fetched again */
     uint64_t before = dip_etcd_stats(client.kv).authentications;
-    for (int64_t end = after(4); dip_clock_now_ns() < end;)
+    for (int64_t end = after(5); dip_clock_now_ns() < end;)
         turn(&client);
     assert_int_equal(put(&client, "/t/2"), DIP_OK);
     assert_true(dip_etcd_stats(client.kv).authentications > before);
-    wait_keys(&client, 2, 10);
+    wait_keys(&client, 2);
 
-    struct client wrong = client_open(
-        (struct dip_etcd_options){.endpoints = text, .user = "root", .password = "guess"});
+    struct client wrong =
+        client_open((struct dip_etcd_options){.endpoints = text,
+                                              .user = "root",
+                                              .password = "guess",
+                                              .call_wait_ns = 30 * DIP_SECOND_NS});
     assert_int_equal(put(&wrong, "/t/3"), DIP_INVALID);
     assert_non_null(strstr(wrong.reply.text, "invalid user ID or password"));
-    struct client nobody = client_open((struct dip_etcd_options){.endpoints = text});
+    struct client nobody = client_open(
+        (struct dip_etcd_options){.endpoints = text, .call_wait_ns = 30 * DIP_SECOND_NS});
     assert_int_equal(put(&nobody, "/t/4"), DIP_INVALID);
     assert_int_equal(client.key_count, 2);
     dip_kv_close(nobody.kv);
@@ -427,18 +451,26 @@ static void tls(void **state)
     cluster_start(&c);
     cluster_endpoints(&c, text);
 
-    struct client client = client_open(
-        (struct dip_etcd_options){.endpoints = text, .ca = server, .cert = mine, .key = key});
-    put_until_ok(&client, "/t/0", 10);
+    struct client client =
+        client_open((struct dip_etcd_options){.endpoints = text,
+                                              .ca = server,
+                                              .cert = mine,
+                                              .key = key,
+                                              .call_wait_ns = 30 * DIP_SECOND_NS});
+    put_until_ok(&client, "/t/0");
     watch(&client, "/t/", 0);
     assert_int_equal(put(&client, "/t/1"), DIP_OK);
-    wait_keys(&client, 1, 5);
+    wait_keys(&client, 1);
 
-    struct client stranger =
-        client_open((struct dip_etcd_options){.endpoints = text, .ca = server});
+    struct client stranger = client_open((struct dip_etcd_options){
+        .endpoints = text, .ca = server, .call_wait_ns = 30 * DIP_SECOND_NS});
     assert_int_equal(put(&stranger, "/t/2"), DIP_UNREACHABLE); /* shows no certificate */
-    struct client careful = client_open(
-        (struct dip_etcd_options){.endpoints = text, .ca = mine, .cert = mine, .key = key});
+    struct client careful =
+        client_open((struct dip_etcd_options){.endpoints = text,
+                                              .ca = mine,
+                                              .cert = mine,
+                                              .key = key,
+                                              .call_wait_ns = 30 * DIP_SECOND_NS});
     assert_int_equal(put(&careful, "/t/3"), DIP_UNREACHABLE); /* does not know the server's */
     assert_non_null(strstr(careful.reply.text, "certificate"));
     assert_int_equal(client.key_count, 1);

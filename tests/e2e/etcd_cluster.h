@@ -3,6 +3,7 @@
 #pragma once
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -106,6 +107,44 @@ static inline void cluster_signal(struct cluster *c, int node, int number)
 {
     if (c->pids[node] > 0)
         kill(c->pids[node], number);
+}
+
+/* 'R', 'S', 'T' ... of one thread; 0 when it is gone. */
+static inline char thread_state(pid_t pid, const char *thread)
+{
+    char path[300];
+    char line[256] = "";
+    snprintf(path, sizeof path, "/proc/%d/task/%s/stat", (int)pid, thread);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return 0;
+    const char *name_end = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
+    fclose(file);
+    return name_end ? name_end[2] : 0;
+}
+
+/* Returns when every thread stands still: the signal only asks them to, and on a busy machine a
+ * node goes on for a while and answers the very call that was to find it frozen. */
+static inline void cluster_freeze(struct cluster *c, int node)
+{
+    char path[64];
+    int moving = 1;
+    cluster_signal(c, node, SIGSTOP);
+    snprintf(path, sizeof path, "/proc/%d/task", (int)c->pids[node]);
+    while (moving > 0) {
+        DIR *folder = opendir(path);
+        if (!folder) {
+            perror(path);
+            exit(1);
+        }
+        moving = 0;
+        for (const struct dirent *entry; (entry = readdir(folder));) {
+            char state = entry->d_name[0] == '.' ? 'T' : thread_state(c->pids[node], entry->d_name);
+            moving += state != 0 && state != 'T';
+        }
+        closedir(folder);
+        usleep(1000);
+    }
 }
 
 static inline void cluster_kill(struct cluster *c, int node)
