@@ -224,6 +224,14 @@ enum dip_status dip_comm_sum(struct dip_comm *comm, struct dip_stream *s, struct
     return DIP_OK;
 }
 
+enum dip_status dip_comm_await(struct dip_comm *comm, int from, int64_t wait_ns)
+{
+    dip_assert(from >= 0 && from < comm->count);
+    dip_assert(from != comm->rank);
+    DIP_TRY(dip_comm_error(comm));
+    return comm->backend->await(comm, from, wait_ns);
+}
+
 enum dip_status dip_comm_broadcast(struct dip_comm *comm, int from, void *data, size_t bytes)
 {
     dip_assert(from >= 0 && from < comm->count);

@@ -31,6 +31,7 @@
  * the liveness connections. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -69,11 +70,14 @@ struct dip_comm_options {
     int64_t join_ns_max;    /* how long to wait for all ranks; 0 = 30 s */
     int64_t silence_ns_max; /* no sign of life for so long means lost; 0 = 1 s */
     int64_t wait_ns_max;    /* a living rank that is so late is given up; 0 = 10 s */
+    /* Asked many times a second while joining; false gives up. NULL = wait to the end. */
+    bool (*is_wanted)(void *context);
+    void *context;
 };
 
 /* Returns when all ranks have joined. A group of one needs no id and moves nothing.
- * Errors: TIMEOUT (not all came), UNREACHABLE, CORRUPT (not an id, or not a rank of this group),
- * NO_MEMORY, IO. */
+ * Errors: TIMEOUT (not all came), CANCELLED (not wanted any more), UNREACHABLE, CORRUPT (not an id,
+ * or not a rank of this group), NO_MEMORY, IO. */
 struct dip_comm;
 DIP_MUST_USE enum dip_status dip_comm_open(const struct dip_comm_options *options,
                                            struct dip_why *why, struct dip_comm **ret_comm);
@@ -123,6 +127,11 @@ DIP_MUST_USE enum dip_status dip_comm_sample(struct dip_comm *comm, struct dip_s
  * most DIP_COMM_SMALL_BYTES_MAX. */
 DIP_MUST_USE enum dip_status dip_comm_broadcast(struct dip_comm *comm, int from, void *data,
                                                 size_t bytes);
+
+/* Waits at most wait_ns for rank `from` to begin a collective that this rank has not: how a rank
+ * with nothing to do waits for work without being late. A group of two or more, another rank than
+ * this one. Errors: BUSY (not yet), those of the collectives. */
+DIP_MUST_USE enum dip_status dip_comm_await(struct dip_comm *comm, int from, int64_t wait_ns);
 
 /* OK, or why the group ended. */
 enum dip_status dip_comm_error(struct dip_comm *comm);

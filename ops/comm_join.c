@@ -54,7 +54,7 @@ struct dip_comm_root {
 struct join {
     struct dip_comm *comm;
     struct id id;
-    int64_t until_ns;
+    struct dip__until until;
     int listener;
     bool is_listener_own; /* rank 0's belongs to its root */
     int shared_fd;
@@ -133,7 +133,7 @@ static enum dip_status send_hello(struct join *j, int fd, int channel,
     memcpy(hello.key, j->id.key, sizeof hello.key);
     if (own)
         hello.own = *own;
-    return dip__socket_send(fd, &hello, sizeof hello, j->until_ns);
+    return dip__socket_send(fd, &hello, sizeof hello, &j->until);
 }
 
 static enum dip_status connect_channel(struct join *j, int rank, int channel,
@@ -141,7 +141,7 @@ static enum dip_status connect_channel(struct join *j, int rank, int channel,
 {
     const struct dip__endpoint *to = rank == 0 ? &j->id.root : &j->welcome.ranks[rank];
     int *fd = &j->comm->peers[rank].fds[channel];
-    DIP_TRY(dip__socket_connect(to, j->until_ns, fd));
+    DIP_TRY(dip__socket_connect(to, &j->until, fd));
     return send_hello(j, *fd, channel, own);
 }
 
@@ -170,12 +170,13 @@ static enum dip_status accept_ranks(struct join *j, int first, int channels)
 {
     while (!is_complete(j->comm, first, channels)) {
         int fd = -1;
-        DIP_TRY(dip__socket_accept(j->listener, j->until_ns, &fd));
+        DIP_TRY(dip__socket_accept(j->listener, &j->until, &fd));
         struct hello hello;
-        int64_t hello_until_ns = dip_clock_now_ns() + HELLO_NS_MAX;
-        if (hello_until_ns > j->until_ns)
-            hello_until_ns = j->until_ns;
-        if (dip__socket_receive(fd, &hello, sizeof hello, hello_until_ns) ||
+        struct dip__until hello_until = j->until;
+        int64_t hello_ns = dip_clock_now_ns() + HELLO_NS_MAX;
+        if (hello_ns < hello_until.ns)
+            hello_until.ns = hello_ns;
+        if (dip__socket_receive(fd, &hello, sizeof hello, &hello_until) ||
             !is_welcome(j, &hello, first)) {
             dip__socket_close(fd);
             continue;
@@ -194,9 +195,9 @@ static enum dip_status welcome_all(struct join *j)
     j->welcome.magic = MAGIC;
     for (int r = 1; r < j->comm->count; r++) {
         int fd = j->comm->peers[r].fds[DIP__COMM_LIFE];
-        DIP_TRY(dip__socket_send(fd, &j->welcome, sizeof j->welcome, j->until_ns));
+        DIP_TRY(dip__socket_send(fd, &j->welcome, sizeof j->welcome, &j->until));
         if (j->shared_fd >= 0)
-            DIP_TRY(dip__socket_send_fd(fd, j->shared_fd, j->until_ns));
+            DIP_TRY(dip__socket_send_fd(fd, j->shared_fd, &j->until));
     }
     return DIP_OK;
 }
@@ -206,12 +207,12 @@ static enum dip_status start_all(struct join *j)
     for (int r = 1; r < j->comm->count; r++) {
         char ready = 0;
         int fd = j->comm->peers[r].fds[DIP__COMM_LIFE];
-        DIP_TRY(dip__socket_receive(fd, &ready, 1, j->until_ns));
+        DIP_TRY(dip__socket_receive(fd, &ready, 1, &j->until));
         if (ready != READY)
             return DIP_CORRUPT;
     }
     for (int r = 1; r < j->comm->count; r++)
-        DIP_TRY(dip__socket_send(j->comm->peers[r].fds[DIP__COMM_LIFE], &GO, 1, j->until_ns));
+        DIP_TRY(dip__socket_send(j->comm->peers[r].fds[DIP__COMM_LIFE], &GO, 1, &j->until));
     return DIP_OK;
 }
 
@@ -233,16 +234,16 @@ static enum dip_status greet_root(struct join *j)
     struct dip__endpoint at;
     struct dip__endpoint own;
     int *root = &comm->peers[0].fds[DIP__COMM_LIFE];
-    DIP_TRY(dip__socket_connect(&j->id.root, j->until_ns, root));
+    DIP_TRY(dip__socket_connect(&j->id.root, &j->until, root));
     DIP_TRY(dip__endpoint_beside(*root, &at));
     DIP_TRY(dip__socket_listen(&at, &j->listener, &own));
     j->is_listener_own = true;
     DIP_TRY(send_hello(j, *root, DIP__COMM_LIFE, &own));
-    DIP_TRY(dip__socket_receive(*root, &j->welcome, sizeof j->welcome, j->until_ns));
+    DIP_TRY(dip__socket_receive(*root, &j->welcome, sizeof j->welcome, &j->until));
     if (j->welcome.magic != MAGIC)
         return DIP_CORRUPT;
     if (comm->backend == &dip__comm_shm)
-        DIP_TRY(dip__socket_receive_fd(*root, j->until_ns, &j->shared_fd));
+        DIP_TRY(dip__socket_receive_fd(*root, &j->until, &j->shared_fd));
     return DIP_OK;
 }
 
@@ -256,9 +257,9 @@ static enum dip_status follow(struct join *j)
                 DIP_TRY(connect_channel(j, r, c, NULL));
     DIP_TRY(accept_ranks(j, comm->rank + 1, comm->backend->channels));
     int root = comm->peers[0].fds[DIP__COMM_LIFE];
-    DIP_TRY(dip__socket_send(root, &READY, 1, j->until_ns));
+    DIP_TRY(dip__socket_send(root, &READY, 1, &j->until));
     char go = 0;
-    DIP_TRY(dip__socket_receive(root, &go, 1, j->until_ns));
+    DIP_TRY(dip__socket_receive(root, &go, 1, &j->until));
     return go == GO ? DIP_OK : DIP_CORRUPT;
 }
 
@@ -297,7 +298,9 @@ enum dip_status dip__comm_join(struct dip_comm *comm, const struct dip_comm_opti
         return dip_fail(why, DIP_CORRUPT, "collectives: these bytes are not a group's id");
     comm->backend = backend_named(j.id.backend);
     int64_t wait_ns = options->join_ns_max ? options->join_ns_max : 30 * DIP_SECOND_NS;
-    j.until_ns = dip_clock_now_ns() + wait_ns;
+    j.until = (struct dip__until){.ns = dip_clock_now_ns() + wait_ns,
+                                  .is_wanted = options->is_wanted,
+                                  .context = options->context};
     if (comm->rank == 0) {
         dip_assert(options->root);
         j.listener = options->root->listener;

@@ -105,17 +105,17 @@ static void post(struct dip_comm *comm, const struct dip__comm_piece *piece, con
             dip_bell_ring(&shm->slots[r].bell);
 }
 
-static bool has_posted(struct dip_comm *comm, int rank)
+static bool has_posted(struct dip_comm *comm, int rank, uint32_t turn)
 {
     const struct shm *shm = comm->state;
-    return (int32_t)(dip_word_get(&shm->slots[rank].posted) - comm->turn) >= 0;
+    return (int32_t)(dip_word_get(&shm->slots[rank].posted) - turn) >= 0;
 }
 
 /* BUSY: not yet. A rank that left may have posted just before. */
-static enum dip_status look(struct dip_comm *comm, int rank)
+static enum dip_status look(struct dip_comm *comm, int rank, uint32_t turn)
 {
     bool has_left = dip_word_get(&comm->peers[rank].has_left);
-    if (has_posted(comm, rank))
+    if (has_posted(comm, rank, turn))
         return DIP_OK;
     enum dip_status error = dip_comm_error(comm);
     if (error)
@@ -123,19 +123,15 @@ static enum dip_status look(struct dip_comm *comm, int rank)
     return has_left ? dip__comm_fail(comm, DIP_UNREACHABLE) : DIP_BUSY;
 }
 
-static enum dip_status wait_for(struct dip_comm *comm, int rank)
+/* Sleeps until the rank has posted exchange `turn`; BUSY when that took longer than wait_ns. */
+static enum dip_status sleep_for(struct dip_comm *comm, int rank, uint32_t turn, int64_t wait_ns)
 {
     const struct shm *shm = comm->state;
     struct dip_bell *bell = &shm->slots[comm->rank].bell;
-    for (int i = 0; i < comm->spin_turns; i++) {
-        if (has_posted(comm, rank))
-            return DIP_OK;
-        dip_spin_pause();
-    }
-    int64_t until_ns = dip_clock_now_ns() + comm->wait_ns_max;
+    int64_t until_ns = dip_clock_now_ns() + wait_ns;
     for (;;) {
         uint32_t heard = dip_bell_listen(bell);
-        enum dip_status status = look(comm, rank);
+        enum dip_status status = look(comm, rank, turn);
         if (status != DIP_BUSY) {
             dip_bell_leave(bell);
             return status;
@@ -143,9 +139,25 @@ static enum dip_status wait_for(struct dip_comm *comm, int rank)
         int64_t left_ns = until_ns - dip_clock_now_ns();
         if (left_ns <= 0 || dip_bell_wait(bell, heard, left_ns) == DIP_TIMEOUT) {
             dip_bell_leave(bell);
-            return has_posted(comm, rank) ? DIP_OK : dip__comm_fail(comm, DIP_TIMEOUT);
+            return has_posted(comm, rank, turn) ? DIP_OK : DIP_BUSY;
         }
     }
+}
+
+static enum dip_status wait_for(struct dip_comm *comm, int rank)
+{
+    for (int i = 0; i < comm->spin_turns; i++) {
+        if (has_posted(comm, rank, comm->turn))
+            return DIP_OK;
+        dip_spin_pause();
+    }
+    enum dip_status status = sleep_for(comm, rank, comm->turn, comm->wait_ns_max);
+    return status == DIP_BUSY ? dip__comm_fail(comm, DIP_TIMEOUT) : status;
+}
+
+static enum dip_status await(struct dip_comm *comm, int from, int64_t wait_ns)
+{
+    return sleep_for(comm, from, comm->turn + 1, wait_ns);
 }
 
 static enum dip_status exchange(struct dip_comm *comm, const struct dip__comm_piece *piece,
@@ -173,4 +185,5 @@ const struct dip__comm_backend dip__comm_shm = {.name = "shm",
                                                 .start = start,
                                                 .stop = stop,
                                                 .exchange = exchange,
+                                                .await = await,
                                                 .wake = wake};

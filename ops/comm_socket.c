@@ -120,15 +120,18 @@ out:
     return status;
 }
 
-static enum dip_status wait_for(int fd, short events, int64_t until_ns)
+static enum dip_status wait_for(int fd, short events, const struct dip__until *until)
 {
     for (;;) {
-        int64_t left_ns = until_ns - dip_clock_now_ns();
+        int64_t left_ns = until->ns - dip_clock_now_ns();
         if (left_ns <= 0)
             return DIP_TIMEOUT;
+        if (until->is_wanted && !until->is_wanted(until->context))
+            return DIP_CANCELLED;
         struct pollfd p = {.fd = fd, .events = events};
         int64_t left_ms = left_ns / DIP_MS_NS + 1;
-        int ready = poll(&p, 1, left_ms < 60000 ? (int)left_ms : 60000);
+        int64_t wait_ms = until->is_wanted ? DIP__WANTED_MS : 60000;
+        int ready = poll(&p, 1, (int)(left_ms < wait_ms ? left_ms : wait_ms));
         if (ready > 0)
             return DIP_OK;
         if (ready < 0 && errno != EINTR)
@@ -136,9 +139,9 @@ static enum dip_status wait_for(int fd, short events, int64_t until_ns)
     }
 }
 
-static enum dip_status connected(int fd, int64_t until_ns)
+static enum dip_status connected(int fd, const struct dip__until *until)
 {
-    DIP_TRY(wait_for(fd, POLLOUT, until_ns));
+    DIP_TRY(wait_for(fd, POLLOUT, until));
     int error = 0;
     socklen_t length = sizeof error;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length))
@@ -146,7 +149,8 @@ static enum dip_status connected(int fd, int64_t until_ns)
     return error ? DIP_UNREACHABLE : DIP_OK;
 }
 
-enum dip_status dip__socket_connect(const struct dip__endpoint *to, int64_t until_ns, int *ret_fd)
+enum dip_status dip__socket_connect(const struct dip__endpoint *to, const struct dip__until *until,
+                                    int *ret_fd)
 {
     union address a;
     socklen_t length = unpack(to, &a);
@@ -156,7 +160,7 @@ enum dip_status dip__socket_connect(const struct dip__endpoint *to, int64_t unti
         return status;
     hurry(fd, a.any.sa_family);
     if (connect(fd, &a.any, length))
-        status = errno == EINPROGRESS ? connected(fd, until_ns) : DIP_UNREACHABLE;
+        status = errno == EINPROGRESS ? connected(fd, until) : DIP_UNREACHABLE;
     if (status) {
         dip__socket_close(fd);
         return status;
@@ -165,7 +169,7 @@ enum dip_status dip__socket_connect(const struct dip__endpoint *to, int64_t unti
     return DIP_OK;
 }
 
-enum dip_status dip__socket_accept(int listener, int64_t until_ns, int *ret_fd)
+enum dip_status dip__socket_accept(int listener, const struct dip__until *until, int *ret_fd)
 {
     for (;;) {
         union address a = {0};
@@ -180,25 +184,27 @@ enum dip_status dip__socket_accept(int listener, int64_t until_ns, int *ret_fd)
             return DIP_NO_MEMORY;
         if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK)
             return DIP_IO;
-        DIP_TRY(wait_for(listener, POLLIN, until_ns)); /* none there, or one that gave up */
+        DIP_TRY(wait_for(listener, POLLIN, until)); /* none there, or one that gave up */
     }
 }
 
-enum dip_status dip__socket_send(int fd, const void *data, size_t bytes, int64_t until_ns)
+enum dip_status dip__socket_send(int fd, const void *data, size_t bytes,
+                                 const struct dip__until *until)
 {
     for (size_t done = 0; done < bytes;) {
         ssize_t sent = send(fd, (const char *)data + done, bytes - done, MSG_NOSIGNAL);
         if (sent > 0)
             done += (size_t)sent;
         else if (errno == EAGAIN || errno == EWOULDBLOCK)
-            DIP_TRY(wait_for(fd, POLLOUT, until_ns));
+            DIP_TRY(wait_for(fd, POLLOUT, until));
         else if (errno != EINTR)
             return DIP_UNREACHABLE;
     }
     return DIP_OK;
 }
 
-enum dip_status dip__socket_receive(int fd, void *data, size_t bytes, int64_t until_ns)
+enum dip_status dip__socket_receive(int fd, void *data, size_t bytes,
+                                    const struct dip__until *until)
 {
     for (size_t done = 0; done < bytes;) {
         ssize_t got = recv(fd, (char *)data + done, bytes - done, 0);
@@ -207,7 +213,7 @@ enum dip_status dip__socket_receive(int fd, void *data, size_t bytes, int64_t un
         else if (got == 0)
             return DIP_UNREACHABLE;
         else if (errno == EAGAIN || errno == EWOULDBLOCK)
-            DIP_TRY(wait_for(fd, POLLIN, until_ns));
+            DIP_TRY(wait_for(fd, POLLIN, until));
         else if (errno != EINTR)
             return DIP_UNREACHABLE;
     }
@@ -221,7 +227,7 @@ union control {
     char bytes[CMSG_SPACE(sizeof(int))];
 };
 
-enum dip_status dip__socket_send_fd(int fd, int sent_fd, int64_t until_ns)
+enum dip_status dip__socket_send_fd(int fd, int sent_fd, const struct dip__until *until)
 {
     char byte = 'f';
     struct iovec part = {.iov_base = &byte, .iov_len = 1};
@@ -239,7 +245,7 @@ enum dip_status dip__socket_send_fd(int fd, int sent_fd, int64_t until_ns)
         if (sendmsg(fd, &message, MSG_NOSIGNAL) == 1)
             return DIP_OK;
         if (errno == EAGAIN || errno == EWOULDBLOCK)
-            DIP_TRY(wait_for(fd, POLLOUT, until_ns));
+            DIP_TRY(wait_for(fd, POLLOUT, until));
         else if (errno != EINTR)
             return DIP_UNREACHABLE;
     }
@@ -255,7 +261,7 @@ static enum dip_status take_fd(struct msghdr *message, int *ret_fd)
     return DIP_OK;
 }
 
-enum dip_status dip__socket_receive_fd(int fd, int64_t until_ns, int *ret_fd)
+enum dip_status dip__socket_receive_fd(int fd, const struct dip__until *until, int *ret_fd)
 {
     for (;;) {
         char byte = 0;
@@ -271,7 +277,7 @@ enum dip_status dip__socket_receive_fd(int fd, int64_t until_ns, int *ret_fd)
         if (got == 0)
             return DIP_UNREACHABLE;
         if (errno == EAGAIN || errno == EWOULDBLOCK)
-            DIP_TRY(wait_for(fd, POLLIN, until_ns));
+            DIP_TRY(wait_for(fd, POLLIN, until));
         else if (errno != EINTR)
             return DIP_UNREACHABLE;
     }

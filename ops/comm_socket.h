@@ -1,13 +1,23 @@
 /* ops/comm_socket.h - stream sockets with deadlines; private to the collectives.
  *
- * Every wait ends at until_ns (monotonic): TIMEOUT. A peer that closed or refuses: UNREACHABLE.
+ * Every wait ends in time: TIMEOUT, or CANCELLED. A peer that closed or refuses: UNREACHABLE.
  * Sockets are non-blocking and closed on exec. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/status.h"
+
+/* How long to wait: until a moment (monotonic), or, asked every DIP__WANTED_MS, until nobody wants
+ * to any more. */
+enum { DIP__WANTED_MS = 20 };
+struct dip__until {
+    int64_t ns;
+    bool (*is_wanted)(void *context); /* NULL = always */
+    void *context;
+};
 
 /* A socket address: unix (abstract), IPv4 or IPv6. */
 struct dip__endpoint {
@@ -25,14 +35,17 @@ enum dip_status dip__endpoint_beside(int fd, struct dip__endpoint *ret_endpoint)
 
 enum dip_status dip__socket_listen(const struct dip__endpoint *at, int *ret_fd,
                                    struct dip__endpoint *ret_bound);
-enum dip_status dip__socket_connect(const struct dip__endpoint *to, int64_t until_ns, int *ret_fd);
-enum dip_status dip__socket_accept(int listener, int64_t until_ns, int *ret_fd);
-enum dip_status dip__socket_send(int fd, const void *data, size_t bytes, int64_t until_ns);
-enum dip_status dip__socket_receive(int fd, void *data, size_t bytes, int64_t until_ns);
+enum dip_status dip__socket_connect(const struct dip__endpoint *to, const struct dip__until *until,
+                                    int *ret_fd);
+enum dip_status dip__socket_accept(int listener, const struct dip__until *until, int *ret_fd);
+enum dip_status dip__socket_send(int fd, const void *data, size_t bytes,
+                                 const struct dip__until *until);
+enum dip_status dip__socket_receive(int fd, void *data, size_t bytes,
+                                    const struct dip__until *until);
 
 /* One byte with a descriptor beside it (unix sockets). */
-enum dip_status dip__socket_send_fd(int fd, int sent_fd, int64_t until_ns);
-enum dip_status dip__socket_receive_fd(int fd, int64_t until_ns, int *ret_fd);
+enum dip_status dip__socket_send_fd(int fd, int sent_fd, const struct dip__until *until);
+enum dip_status dip__socket_receive_fd(int fd, const struct dip__until *until, int *ret_fd);
 
 /* Accepts -1. */
 void dip__socket_close(int fd);

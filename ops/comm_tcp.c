@@ -234,10 +234,35 @@ static enum dip_status exchange(struct dip_comm *comm, const struct dip__comm_pi
     return DIP_OK;
 }
 
+static enum dip_status await(struct dip_comm *comm, int from, int64_t wait_ns)
+{
+    const struct tcp *tcp = comm->state;
+    int64_t until_ns = dip_clock_now_ns() + wait_ns;
+    for (;;) {
+        struct pollfd fds[2] = {{.fd = comm->peers[from].fds[DIP__COMM_DATA], .events = POLLIN},
+                                {.fd = tcp->wake_event, .events = POLLIN}};
+        int64_t left_ns = until_ns - dip_clock_now_ns();
+        int64_t left_ms = left_ns > 0 ? left_ns / DIP_MS_NS + 1 : 0;
+        int ready = poll(fds, 2, left_ms < 60000 ? (int)left_ms : 60000);
+        if (ready < 0 && errno != EINTR)
+            return dip__comm_fail(comm, DIP_IO);
+        if (ready > 0 && fds[1].revents)
+            dip__event_clear(tcp->wake_event);
+        DIP_TRY(dip_comm_error(comm));
+        if (ready > 0 && fds[0].revents)
+            return DIP_OK; /* bytes of the next exchange, or an end that it will meet */
+        if (dip_word_get(&comm->peers[from].has_left))
+            return dip__comm_fail(comm, DIP_UNREACHABLE);
+        if (left_ns <= 0)
+            return DIP_BUSY;
+    }
+}
+
 const struct dip__comm_backend dip__comm_tcp = {.name = "tcp",
                                                 .channels = DIP__COMM_CHANNELS,
                                                 .share = share,
                                                 .start = start,
                                                 .stop = stop,
                                                 .exchange = exchange,
+                                                .await = await,
                                                 .wake = wake};

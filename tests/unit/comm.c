@@ -284,7 +284,7 @@ static void test_killed(void **state)
                 assert_int_equal(ranks_wait(&ranks, r), 0);
             int status = ranks_wait(&ranks, count - 1);
             assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-            check_seen(&ranks, DIP_SECOND_NS);
+            check_seen(&ranks, 30 * DIP_SECOND_NS);
             ranks_end(&ranks);
         }
     }
@@ -305,11 +305,14 @@ static void test_stopped(void **state)
     (void)state;
     for (int b = 0; b < BACKENDS; b++) {
         for (int count = 2; count <= 4; count *= 2) {
-            struct ranks ranks = {.backend = backends[b], .count = count}; /* the default: 1 s */
+            struct ranks ranks = {.backend = backends[b],
+                                  .count = count,
+                                  .silence_ns_max = 3 * DIP_SECOND_NS,
+                                  .wait_ns_max = 60 * DIP_SECOND_NS};
             ranks_start(&ranks, run_stopped);
             for (int r = 0; r < count - 1; r++)
                 assert_int_equal(ranks_wait(&ranks, r), 0);
-            check_seen(&ranks, 2 * DIP_SECOND_NS);
+            check_seen(&ranks, 30 * DIP_SECOND_NS);
             assert_int_equal(kill(ranks.pids[count - 1], SIGCONT), 0);
             assert_int_equal(ranks_wait(&ranks, count - 1), 0);
             ranks_end(&ranks);
@@ -405,6 +408,78 @@ static void test_abort(void **state)
     }
 }
 
+/* Ranks with nothing to do wait far longer than a rank may be late, hear of work, and of the end.
+ */
+static void run_await(struct rank_context *c)
+{
+    float value = 1;
+    for (int i = 0; i < 3; i++) {
+        if (c->rank == 0) {
+            dip_clock_sleep(i == 0 ? 400 * DIP_MS_NS : 0);
+        } else {
+            enum dip_status status = dip_comm_await(c->comm, 0, 0);
+            need(i > 0 || status == DIP_BUSY);
+            int waits = 0;
+            while ((status = dip_comm_await(c->comm, 0, 20 * DIP_MS_NS)) == DIP_BUSY)
+                waits++;
+            need_ok(status);
+            need(i > 0 || waits > 3);
+        }
+        int32_t word = c->rank == 0 ? 40 + i : -1;
+        need_ok(dip_comm_broadcast(c->comm, 0, &word, sizeof word));
+        need(word == 40 + i);
+        need_ok(dip_comm_sum(c->comm, c->stream, vector(&value, 1)));
+    }
+    if (c->rank == 0)
+        return;
+    enum dip_status status;
+    while ((status = dip_comm_await(c->comm, 0, DIP_SECOND_NS)) == DIP_BUSY)
+        continue;
+    need(status == DIP_UNREACHABLE); /* it left, or another rank has seen that before */
+}
+
+static void test_await(void **state)
+{
+    (void)state;
+    for (int b = 0; b < BACKENDS; b++) {
+        struct ranks ranks = {.backend = backends[b],
+                              .count = 4,
+                              .silence_ns_max = 60 * DIP_SECOND_NS,
+                              .wait_ns_max = 60 * DIP_SECOND_NS};
+        ranks_run(&ranks, run_await);
+        ranks_end(&ranks);
+    }
+}
+
+/* Who waits for work learns that a rank died. */
+static void run_await_killed(struct rank_context *c)
+{
+    if (c->rank == 1) {
+        dip_clock_sleep(50 * DIP_MS_NS);
+        raise(SIGKILL);
+    }
+    if (c->rank == 0) {
+        while (!dip_comm_error(c->comm))
+            dip_clock_sleep(DIP_MS_NS);
+        return;
+    }
+    need(dip_comm_await(c->comm, 0, 60 * DIP_SECOND_NS) == DIP_UNREACHABLE);
+}
+
+static void test_await_killed(void **state)
+{
+    (void)state;
+    for (int b = 0; b < BACKENDS; b++) {
+        struct ranks ranks = {
+            .backend = backends[b], .count = 3, .silence_ns_max = 60 * DIP_SECOND_NS};
+        ranks_start(&ranks, run_await_killed);
+        assert_int_equal(ranks_wait(&ranks, 0), 0);
+        assert_true(WIFSIGNALED(ranks_wait(&ranks, 1)));
+        assert_int_equal(ranks_wait(&ranks, 2), 0);
+        ranks_end(&ranks);
+    }
+}
+
 /* Ranks that call different things. */
 static void run_mismatch(struct rank_context *c)
 {
@@ -417,7 +492,8 @@ static void test_mismatch(void **state)
 {
     (void)state;
     for (int b = 0; b < BACKENDS; b++) {
-        struct ranks ranks = {.backend = backends[b], .count = 2};
+        struct ranks ranks = {
+            .backend = backends[b], .count = 2, .silence_ns_max = 60 * DIP_SECOND_NS};
         ranks_run(&ranks, run_mismatch);
         ranks_end(&ranks);
     }
@@ -454,6 +530,34 @@ static void open_root(const char *backend, struct dip_comm_root **ret_root)
 {
     struct dip_comm_root_options options = {.backend = backend, .address = "127.0.0.1"};
     assert_int_equal(dip_comm_root_open(&options, NULL, ret_root), DIP_OK);
+}
+
+/* The third question gets a no. */
+static bool asks_twice(void *context)
+{
+    int *questions = context;
+    return ++*questions < 3;
+}
+
+/* Joining ends when nobody wants it any more, long before its time is up. */
+static void test_unwanted(void **state)
+{
+    (void)state;
+    for (int b = 0; b < BACKENDS; b++) {
+        int questions = 0;
+        struct dip_comm_root *root = NULL;
+        open_root(backends[b], &root);
+        struct dip_comm_options options = {.id = dip_comm_root_id(root),
+                                           .root = root,
+                                           .count = 2,
+                                           .join_ns_max = 600 * DIP_SECOND_NS,
+                                           .is_wanted = asks_twice,
+                                           .context = &questions};
+        struct dip_comm *comm = NULL;
+        assert_int_equal(dip_comm_open(&options, NULL, &comm), DIP_CANCELLED);
+        assert_int_equal(questions, 3);
+        dip_comm_root_close(root);
+    }
 }
 
 static void test_missing(void **state)
@@ -610,6 +714,8 @@ int main(void)
         cmocka_unit_test(test_mismatch), cmocka_unit_test(test_leave),
         cmocka_unit_test(test_missing),  cmocka_unit_test(test_refused),
         cmocka_unit_test(test_stranger), cmocka_unit_test(test_left),
+        cmocka_unit_test(test_await),    cmocka_unit_test(test_await_killed),
+        cmocka_unit_test(test_unwanted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
