@@ -22,7 +22,6 @@
 #include <stdint.h>
 
 #include "base/counter.h"
-#include "base/counter.h"
 #include "base/limits.h"
 #include "base/sha256.h"
 
@@ -182,12 +181,6 @@ struct dip_member_facts {
     char device[64];
     uint64_t incarnation;
     uint32_t roles;
-};
-
-/* What a worker's device thread shows to the thread that sends its heartbeats. */
-struct dip_member_load {
-    struct dip_counter steps; /* AR and sampler steps since the process started */
-    struct dip_counter ar_busy, hinges_held, diffusion_busy;
 };
 
 /* What a worker's device thread shows to the thread that sends its heartbeats. */
