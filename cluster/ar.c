@@ -2,14 +2,41 @@
  *
  * Rule (design, life of a request, 3): token ids come in small batches, because they are where a
  * replay resumes. */
-#include "base/assert.h"
 #include "cluster/state.h"
+
+enum { BIND_SHARE = 16 }; /* a diffusion slot is kept from this part of the tokens to the end */
 
 void dip__on_prefilled(struct dip_scheduler *s, const struct dip_message *m)
 {
     struct image *image = dip__image_of_ar(s, m);
-    if (image && image->state == IMAGE_AR_RUNNING)
-        dip__progress(s, image, DIP_STAGE_DECODE, 0, image->request->token_count);
+    if (!image || image->state != IMAGE_AR_RUNNING)
+        return;
+    image->tokens_ns = s->now_ns;
+    dip__progress(s, image, DIP_STAGE_DECODE, 0, image->request->token_count);
+}
+
+/* What a batch says of the member's speed. */
+static void tokens_measure(struct dip_scheduler *s, struct image *image, int fresh)
+{
+    struct member *member = &s->members[image->ar_member];
+    if (image->tokens_ns > 0)
+        dip__rate_tokens(s, member, s->now_ns - image->tokens_ns, fresh);
+    image->tokens_ns = s->now_ns;
+    dip__finish_update(s, image);
+    dip__member_settle(s, member);
+}
+
+/* Near the end of its tokens an image looks for the worker that will finish it first, and a slot is
+ * kept there. Not while others wait for one: they go first. */
+static void bind_diffusion(struct dip_scheduler *s, struct image *image)
+{
+    int left = image->request->token_count - image->token_count;
+    if (image->is_bound || left * BIND_SHARE > image->request->token_count ||
+        s->diffusion_lane.count > 0)
+        return;
+    int address = dip__pick_diffusion(s, image->request->step_count, image->is_isolated);
+    if (address >= 0)
+        dip__image_bind(s, image, (uint32_t)address);
 }
 
 /* A batch that leaves a hole is not stored: the replay would resume from ids nobody drew. */
@@ -25,8 +52,12 @@ void dip__on_tokens(struct dip_scheduler *s, const struct dip_message *m)
         return;
     for (int i = 0; i < tokens->count; i++)
         image->token_ids[tokens->first + i] = tokens->ids[i];
-    if (tokens->first + tokens->count > image->token_count)
-        image->token_count = tokens->first + tokens->count;
+    int fresh = tokens->first + tokens->count - image->token_count;
+    if (fresh > 0) {
+        image->token_count += fresh;
+        tokens_measure(s, image, fresh);
+        bind_diffusion(s, image);
+    }
     dip__progress(s, image, DIP_STAGE_DECODE, tokens->first + tokens->count,
                   image->request->token_count);
 }
@@ -37,12 +68,20 @@ void dip__on_hinge_ready(struct dip_scheduler *s, const struct dip_message *m)
     struct image *image = dip__image_of_ar(s, m);
     if (!image || image->state != IMAGE_AR_RUNNING)
         return;
-    s->members[image->ar_member].ar_live--;
-    dip_assert(s->members[image->ar_member].ar_live >= 0);
-    image->state = IMAGE_DIFFUSION_WAITING;
+    struct member *member = &s->members[image->ar_member];
+    dip__rate_add(&member->rates.prefill_ns, ready->prefill_ns);
+    dip__rate_add(&s->rates.prefill_ns, ready->prefill_ns);
+    member->aside_length_ns = 0; /* it can do what it is told */
+    int kept = image->is_bound ? (int)image->diffusion_member : -1;
+    dip__image_unbind(s, image);
+    dip__image_leave_ar(s, image);
+    dip__image_set_state(s, image, IMAGE_DIFFUSION_WAITING);
     image->hinge_ready_ns = s->now_ns;
     image->timings.stage_ns[DIP_STAGE_PREFILL] += ready->prefill_ns;
     image->timings.stage_ns[DIP_STAGE_DECODE] += ready->decode_ns;
-    dip__queue_insert(&s->diffusion_queue, image);
     dip__progress(s, image, DIP_STAGE_HINGE, 0, 1);
+    if (kept >= 0 && dip__member_takes(&s->members[kept]))
+        dip__diffusion_start(s, image, (uint32_t)kept);
+    else
+        dip__lane_push(s, &s->diffusion_lane, image);
 }

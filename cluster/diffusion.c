@@ -10,7 +10,7 @@ void dip__on_conditioned(struct dip_scheduler *s, const struct dip_message *m)
     struct image *image = dip__image_of_diffusion(s, m);
     if (!image || image->state != IMAGE_DIFFUSION_RUNNING || image->is_conditioned)
         return;
-    image->is_conditioned = true;
+    image->is_conditioned = true; /* from here on its sender may go */
     image->timings.stage_ns[DIP_STAGE_HINGE] += s->now_ns - image->hinge_ready_ns;
     dip__progress(s, image, DIP_STAGE_DIFFUSION, 0, image->request->step_count);
 }
@@ -22,12 +22,16 @@ void dip__on_step(struct dip_scheduler *s, const struct dip_message *m)
     if (!image || image->state != IMAGE_DIFFUSION_RUNNING)
         return;
     struct member *member = &s->members[image->diffusion_member];
-    if (step->step_ns > 0)
-        member->step_ns = step->step_ns;
-    if (step->steps_done <= image->steps_done || step->steps_done > image->request->step_count)
+    dip__rate_add(&member->rates.step_ns, step->step_ns);
+    dip__rate_add(&s->rates.step_ns, step->step_ns);
+    if (step->steps_done <= image->steps_done || step->steps_done > image->request->step_count) {
+        dip__member_settle(s, member);
         return;
+    }
     member->backlog_steps -= step->steps_done - image->steps_done;
     image->steps_done = step->steps_done;
+    dip__finish_update(s, image);
+    dip__member_settle(s, member);
     dip__progress(s, image, DIP_STAGE_DIFFUSION, image->steps_done, image->request->step_count);
 }
 
@@ -37,14 +41,23 @@ void dip__on_decoded(struct dip_scheduler *s, const struct dip_message *m)
     struct image *image = dip__image_of_diffusion(s, m);
     if (!image || image->state != IMAGE_DIFFUSION_RUNNING)
         return;
-    struct member *member = &s->members[image->diffusion_member];
-    member->diffusion_live--;
-    member->backlog_steps -= image->request->step_count - image->steps_done;
-    dip_assert(member->diffusion_live >= 0);
-    dip_assert(member->backlog_steps >= 0);
+    dip__image_leave_diffusion(s, image);
+    dip__image_set_state(s, image, IMAGE_ENCODING);
     image->steps_done = image->request->step_count;
-    image->state = IMAGE_ENCODING;
     dip__progress(s, image, DIP_STAGE_ENCODE, 0, 1);
+}
+
+static void member_measure(struct dip_scheduler *s, const struct image *image,
+                           const struct dip_message_picture *picture)
+{
+    struct member *member = &s->members[image->diffusion_member];
+    int64_t picture_ns = 0;
+    if (picture->vae_ns >= 0 && picture->vae_ns <= INT64_MAX / 2 && picture->encode_ns >= 0 &&
+        picture->encode_ns <= INT64_MAX / 2)
+        picture_ns = picture->vae_ns + picture->encode_ns;
+    dip__rate_add(&member->rates.picture_ns, picture_ns);
+    dip__rate_add(&s->rates.picture_ns, picture_ns);
+    member->aside_length_ns = 0; /* it can do what it is told */
 }
 
 void dip__on_image(struct dip_scheduler *s, const struct dip_message *m)
@@ -62,10 +75,10 @@ void dip__on_image(struct dip_scheduler *s, const struct dip_message *m)
     struct dip_action *action = dip__action_push(s, DIP_ACTION_IMAGE, image);
     action->timings = image->timings;
     action->done = image->token_count;
-    image->diffusion_job_id = 0; /* its worker forgot the job when it sent the picture */
-    dip__image_free(s, image);
+    member_measure(s, image, picture);
+    dip__image_finish(s, image);
     if (++request->images_done == request->image_count)
-        dip__request_end(s, request, DIP_OK, "");
+        dip__request_end(s, request, DIP_END_DONE, DIP_OK, "");
 }
 
 /* PREVIEW and TRACE: the payload is the client's business. */

@@ -1,68 +1,26 @@
-/* cluster/place.c - gives waiting images to members with free slots, in order of admission.
+/* cluster/place.c - gives waiting images to members with free slots.
  *
- * An AR job goes where most slots are free: decoding in lockstep costs a neighbour next to nothing.
- * A diffusion job goes to the worker that will finish it first (design, life of a request, 4); one
- * that has not been measured yet counts as fast, so that it will be. */
+ * The next image (lane.c) goes to the best member (pool.c): the AR worker that draws soonest, the
+ * diffusion worker that will finish first (design, life of a request, 4). Images under suspicion
+ * come before the others, each to a member that runs no other one. */
 #include "base/assert.h"
 #include "cluster/state.h"
 
-static int ar_room(const struct member *member)
-{
-    if (!member->is_alive || !(member->roles & DIP_ROLE_AR))
-        return 0;
-    int slots = member->ar_slots - member->ar_live;
-    int hinges = member->hinge_slots - member->hinges;
-    return slots < hinges ? slots : hinges;
-}
-
-/* The member's address, or -1. */
-static int pick_ar(const struct dip_scheduler *s)
-{
-    int best = -1;
-    for (int i = 0; i < s->limits.member_count_max; i++)
-        if (ar_room(&s->members[i]) > (best < 0 ? 0 : ar_room(&s->members[best])))
-            best = i;
-    return best;
-}
-
-static int pick_diffusion(const struct dip_scheduler *s, int step_count)
-{
-    int best = -1;
-    int64_t best_ns = INT64_MAX;
-    for (int i = 0; i < s->limits.member_count_max; i++) {
-        const struct member *member = &s->members[i];
-        if (!member->is_alive || !(member->roles & DIP_ROLE_DIFFUSION) ||
-            member->diffusion_live >= member->diffusion_slots)
-            continue;
-        int64_t step_ns = member->step_ns > 0 ? member->step_ns : 1;
-        int64_t finish_ns = (member->backlog_steps + (int64_t)step_count) * step_ns;
-        if (finish_ns < best_ns) {
-            best = i;
-            best_ns = finish_ns;
-        }
-    }
-    return best;
-}
-
 /* The wait that counts as the queue's is the first one. */
-static void note_started(const struct dip_scheduler *s, struct image *image)
+static void note_started(struct dip_scheduler *s, struct image *image)
 {
     if (image->is_started)
         return;
     image->is_started = true;
+    dip__request_begin(s, image->request);
     image->timings.stage_ns[DIP_STAGE_QUEUE] = s->now_ns - image->request->submitted_ns;
     image->hinge_ready_ns = s->now_ns; /* stands when the client brought the hinge */
 }
 
 static void ar_start(struct dip_scheduler *s, struct image *image, uint32_t address)
 {
-    dip__queue_remove(&s->ar_queue, image);
     note_started(s, image);
-    image->state = IMAGE_AR_RUNNING;
-    image->ar_member = address;
-    image->ar_job_id = dip__job_id_next(s, image);
-    s->members[address].ar_live++;
-    s->members[address].hinges++;
+    dip__image_take_ar(s, image, address);
     struct dip_action *action = dip__action_push(s, DIP_ACTION_AR, image);
     action->member = address;
     action->job_id = image->ar_job_id;
@@ -71,16 +29,10 @@ static void ar_start(struct dip_scheduler *s, struct image *image, uint32_t addr
     dip__progress(s, image, DIP_STAGE_PREFILL, 0, 1);
 }
 
-static void diffusion_start(struct dip_scheduler *s, struct image *image, uint32_t address)
+void dip__diffusion_start(struct dip_scheduler *s, struct image *image, uint32_t address)
 {
-    dip__queue_remove(&s->diffusion_queue, image);
     note_started(s, image);
-    image->state = IMAGE_DIFFUSION_RUNNING;
-    image->diffusion_member = address;
-    image->diffusion_job_id = dip__job_id_next(s, image);
-    struct member *member = &s->members[address];
-    member->diffusion_live++;
-    member->backlog_steps += image->request->step_count;
+    dip__image_take_diffusion(s, image, address);
     struct dip_action *action = dip__action_push(s, DIP_ACTION_DIFFUSION, image);
     action->member = address;
     action->job_id = image->diffusion_job_id;
@@ -94,18 +46,43 @@ static void diffusion_start(struct dip_scheduler *s, struct image *image, uint32
     action->to_job_id = image->diffusion_job_id;
 }
 
+static bool place_diffusion(struct dip_scheduler *s, struct image *image)
+{
+    int address =
+        image ? dip__pick_diffusion(s, image->request->step_count, image->is_isolated) : -1;
+    if (address < 0)
+        return false;
+    dip__lane_serve(s, &s->diffusion_lane, image);
+    dip__diffusion_start(s, image, (uint32_t)address);
+    return true;
+}
+
+static bool place_ar(struct dip_scheduler *s, struct image *image)
+{
+    int address = image ? dip__pick_ar(s, image->is_isolated) : -1;
+    if (address < 0)
+        return false;
+    dip__lane_serve(s, &s->ar_lane, image);
+    ar_start(s, image, (uint32_t)address);
+    return true;
+}
+
+static struct image *first_isolated(const struct lane *lane)
+{
+    struct tree_node *first = lane->isolated.first;
+    return first ? dip__tree_owner(first, struct image, wait) : NULL;
+}
+
 void dip__place(struct dip_scheduler *s)
 {
-    while (s->diffusion_queue.first) {
-        int address = pick_diffusion(s, s->diffusion_queue.first->request->step_count);
-        if (address < 0)
-            break;
-        diffusion_start(s, s->diffusion_queue.first, (uint32_t)address);
-    }
-    while (s->ar_queue.first) {
-        int address = pick_ar(s);
-        if (address < 0)
-            break;
-        ar_start(s, s->ar_queue.first, (uint32_t)address);
-    }
+    dip__lane_age(s, &s->diffusion_lane);
+    dip__lane_age(s, &s->ar_lane);
+    while (place_diffusion(s, first_isolated(&s->diffusion_lane)))
+        continue;
+    while (place_diffusion(s, dip__lane_first(&s->diffusion_lane)))
+        continue;
+    while (place_ar(s, first_isolated(&s->ar_lane)))
+        continue;
+    while (place_ar(s, dip__lane_first(&s->ar_lane)))
+        continue;
 }

@@ -1,90 +1,229 @@
 /* cluster/request.c - SUBMIT, CANCEL, FAILED: how a request begins and how it ends before its time.
  *
  * Rule (design, promise 2): a request is refused at once or kept to its end. What could refuse it
- * later is therefore checked here: places for the request and for each of its images. */
+ * later is therefore checked here: places for the request and for each of its images, members that
+ * take work, and by the measured rates whether it can be in time. */
 #include <stdio.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "cluster/state.h"
 
-static bool has_role(const struct dip_scheduler *s, enum dip_role role)
+enum { HANDED_COUNT_MAX = 16, HANDED_PER_HINGE = 3 };
+
+/* The deadline, for the order of a tenant's images, of one that has none. */
+#define PATIENCE_NS (600 * DIP_SECOND_NS)
+
+/* ---- SUBMIT ---- */
+
+static bool is_too_large(const struct dip_scheduler *s, const struct dip_message_submit *submit)
 {
-    for (int i = 0; i < s->limits.member_count_max; i++)
-        if (s->members[i].is_alive && (s->members[i].roles & role))
-            return true;
-    return false;
+    return submit->image_count < 1 || submit->image_count > s->limits.image_count_max ||
+           submit->token_count < 1 || submit->token_count > s->limits.token_count_max ||
+           submit->forced_count < 0 || submit->forced_count > submit->token_count ||
+           submit->step_count < 1 || submit->step_count > DIP_STEPS_MAX ||
+           (unsigned)submit->priority >= PRIORITY_COUNT;
 }
 
-/* DIP_REFUSAL_COUNT when there is nothing against it. */
-static enum dip_refusal find_refusal(struct dip_scheduler *s, const struct dip_message *m)
+/* Both panels must have somebody; DIP_REFUSAL_COUNT when they have. */
+static enum dip_refusal find_missing(const struct dip_scheduler *s, bool has_hidden)
 {
-    const struct dip_message_submit *submit = &m->as.submit;
-    if (submit->image_count < 1 || submit->image_count > s->limits.image_count_max ||
-        submit->token_count < 1 || submit->token_count > s->limits.token_count_max ||
-        submit->forced_count < 0 || submit->forced_count > submit->token_count ||
-        submit->step_count < 1)
-        return DIP_REFUSAL_TOO_LARGE;
-    if (dip__request_find(s, m->request_id))
-        return DIP_REFUSAL_DUPLICATE;
-    if (!has_role(s, DIP_ROLE_DIFFUSION) || (!submit->has_hidden && !has_role(s, DIP_ROLE_AR)))
+    const struct pool *pool = &s->pool;
+    if (s->is_draining)
+        return DIP_REFUSAL_DRAINING;
+    if (pool->alive_count[1] == 0 || (!has_hidden && pool->alive_count[0] == 0))
         return DIP_REFUSAL_NO_WORKERS;
-    if (s->request_count == s->limits.request_count_max ||
-        s->free_images.count < submit->image_count)
-        return DIP_REFUSAL_QUEUE_FULL;
+    if (pool->staying_count[1] == 0 || (!has_hidden && pool->staying_count[0] == 0))
+        return DIP_REFUSAL_DRAINING;
     return DIP_REFUSAL_COUNT;
 }
 
-static struct request *request_take(struct dip_scheduler *s)
+static bool is_late(const struct dip_scheduler *s, const struct dip_message_submit *submit,
+                    const struct estimate *estimate)
 {
-    struct request *request = s->requests;
-    while (request->is_live)
-        request++;
-    dip_assert(request < s->requests + s->limits.request_count_max);
-    s->request_count++;
-    return request;
+    int64_t start_ns = estimate->start_ns > 0 ? estimate->start_ns : s->now_ns;
+    int64_t finish_ns = estimate->finish_ns > 0 ? estimate->finish_ns : start_ns;
+    return (submit->deadline_ns > 0 && finish_ns >= submit->deadline_ns) ||
+           (submit->begin_by_ns > 0 && start_ns > submit->begin_by_ns);
 }
 
-static void image_admit(struct dip_scheduler *s, struct request *request, int index,
-                        const struct dip_message_submit *submit)
+/* When it must begin to be in time. */
+static int64_t begin_key_of(const struct dip_scheduler *s, const struct dip_message_submit *submit)
 {
-    struct image *image = s->free_images.first;
-    dip_assert(image && image->state == IMAGE_FREE);
-    dip__queue_remove(&s->free_images, image);
-    int32_t *token_ids = image->token_ids;
-    *image = (struct image){.request = request,
-                            .index = index,
-                            .order = ++s->serial,
-                            .token_ids = token_ids,
-                            .token_count = submit->forced_count};
-    for (int i = 0; i < submit->forced_count; i++)
-        token_ids[i] = submit->forced_ids[i];
-    image->state = submit->has_hidden ? IMAGE_DIFFUSION_WAITING : IMAGE_AR_WAITING;
-    dip__queue_insert(submit->has_hidden ? &s->diffusion_queue : &s->ar_queue, image);
+    int64_t key = s->now_ns + PATIENCE_NS;
+    int64_t latest_ns = submit->deadline_ns - dip__service_ns(s, submit);
+    if (submit->deadline_ns > 0 && latest_ns < key)
+        key = latest_ns;
+    if (submit->begin_by_ns > 0 && submit->begin_by_ns < key)
+        key = submit->begin_by_ns;
+    return key;
 }
 
-void dip__on_submit(struct dip_scheduler *s, const struct dip_message *m)
+/* DIP_REFUSAL_COUNT when there is nothing against it; then the estimate is made. */
+static enum dip_refusal find_refusal(struct dip_scheduler *s, const struct dip_message *m,
+                                     struct estimate *ret_estimate)
 {
     const struct dip_message_submit *submit = &m->as.submit;
-    enum dip_refusal refusal = find_refusal(s, m);
-    if (refusal != DIP_REFUSAL_COUNT) {
-        struct dip_action *action = dip__action_push(s, DIP_ACTION_REFUSED, NULL);
-        action->request_id = m->request_id;
-        action->refusal = refusal;
-        return;
-    }
-    struct dip_action *action = dip__action_push(s, DIP_ACTION_ADMITTED, NULL);
+    if (is_too_large(s, submit))
+        return DIP_REFUSAL_TOO_LARGE;
+    if (dip__request_find(s, m->request_id))
+        return DIP_REFUSAL_DUPLICATE;
+    enum dip_refusal missing = find_missing(s, submit->has_hidden);
+    if (missing != DIP_REFUSAL_COUNT)
+        return missing;
+    if (s->request_count == s->limits.request_count_max ||
+        s->free_image_count < submit->image_count)
+        return DIP_REFUSAL_QUEUE_FULL;
+    *ret_estimate = dip__estimate_new(s, submit, begin_key_of(s, submit));
+    return is_late(s, submit, ret_estimate) ? DIP_REFUSAL_WOULD_BE_LATE : DIP_REFUSAL_COUNT;
+}
+
+static void refuse(struct dip_scheduler *s, const struct dip_message *m, enum dip_refusal refusal)
+{
+    struct dip_action *action = dip__action_push(s, DIP_ACTION_REFUSED, NULL);
     action->request_id = m->request_id;
-    action->total = s->ar_queue.count + s->diffusion_queue.count;
-    struct request *request = request_take(s);
+    action->refusal = refusal;
+    switch (refusal) {
+    case DIP_REFUSAL_TOO_LARGE:
+    case DIP_REFUSAL_DUPLICATE:
+        action->retry_ns = -1; /* the answer would be the same */
+        break;
+    case DIP_REFUSAL_QUEUE_FULL:
+    case DIP_REFUSAL_WOULD_BE_LATE:
+        action->retry_ns = dip__pushback_ns(s, &m->as.submit);
+        break;
+    default: /* somebody must come first */
+        action->retry_ns = DIP_SECOND_NS;
+        break;
+    }
+}
+
+static struct request *request_take(struct dip_scheduler *s, const struct dip_message *m)
+{
+    const struct dip_message_submit *submit = &m->as.submit;
+    struct request *request = s->free_requests;
+    dip_assert(request && !request->is_live);
+    s->free_requests = request->waiting.next;
+    s->request_count++;
     *request = (struct request){.is_live = true,
                                 .id = m->request_id,
                                 .image_count = submit->image_count,
                                 .token_count = submit->token_count,
                                 .step_count = submit->step_count,
                                 .has_hidden = submit->has_hidden,
-                                .submitted_ns = s->now_ns};
+                                .priority = submit->priority,
+                                .tenant = submit->tenant % (uint32_t)s->limits.tenant_count_max,
+                                .submitted_ns = s->now_ns,
+                                .deadline_ns = submit->deadline_ns,
+                                .begin_by_ns = submit->begin_by_ns,
+                                .begin_key = begin_key_of(s, submit)};
+    dip__request_enter(s, request);
+    return request;
+}
+
+static void image_admit(struct dip_scheduler *s, struct request *request, int index,
+                        const struct dip_message_submit *submit)
+{
+    struct image *image = s->free_images;
+    dip_assert(image && image->state == IMAGE_FREE);
+    s->free_images = image->sibling;
+    s->free_image_count--;
+    int32_t *token_ids = image->token_ids;
+    *image = (struct image){.request = request,
+                            .sibling = request->images,
+                            .index = index,
+                            .order = ++s->serial,
+                            .band = (int)request->priority,
+                            .token_ids = token_ids,
+                            .token_count = submit->forced_count};
+    request->images = image;
+    for (int i = 0; i < submit->forced_count; i++)
+        token_ids[i] = submit->forced_ids[i];
+    dip__image_set_state(s, image, submit->has_hidden ? IMAGE_DIFFUSION_WAITING : IMAGE_AR_WAITING);
+    dip__lane_push(s, submit->has_hidden ? &s->diffusion_lane : &s->ar_lane, image);
+}
+
+/* The time at which it ends by itself; INT64_MAX = never. */
+static int64_t expiry_of(const struct request *request)
+{
+    int64_t expiry_ns = request->deadline_ns > 0 ? request->deadline_ns : INT64_MAX;
+    if (!request->is_begun && request->begin_by_ns > 0 && request->begin_by_ns < expiry_ns)
+        expiry_ns = request->begin_by_ns;
+    return expiry_ns;
+}
+
+static void expiry_set(struct dip_scheduler *s, struct request *request)
+{
+    int64_t expiry_ns = expiry_of(request);
+    if (expiry_ns < INT64_MAX)
+        dip__tree_move(&s->expiries, &request->expiry, expiry_ns,
+                       (uint64_t)(request - s->requests));
+    else if (dip__tree_has(&request->expiry))
+        dip__tree_remove(&s->expiries, &request->expiry);
+}
+
+void dip__on_submit(struct dip_scheduler *s, const struct dip_message *m)
+{
+    const struct dip_message_submit *submit = &m->as.submit;
+    struct estimate estimate = {0};
+    enum dip_refusal refusal = find_refusal(s, m, &estimate);
+    if (refusal != DIP_REFUSAL_COUNT) {
+        refuse(s, m, refusal);
+        return;
+    }
+    struct dip_action *action = dip__action_push(s, DIP_ACTION_ADMITTED, NULL);
+    action->request_id = m->request_id;
+    action->total = estimate.ahead;
+    action->start_ns = estimate.start_ns;
+    action->finish_ns = estimate.finish_ns;
+    if (submit->is_check) {
+        action = dip__action_push(s, DIP_ACTION_ENDED, NULL);
+        action->request_id = m->request_id;
+        action->end = DIP_END_DONE;
+        return;
+    }
+    struct request *request = request_take(s, m);
     for (int i = 0; i < submit->image_count; i++)
         image_admit(s, request, i, submit);
+    expiry_set(s, request);
+    request->news_ns = s->now_ns + DIP_SECOND_NS;
+    request->told_ahead = estimate.ahead;
+    request->told_start_ns = estimate.start_ns;
+    dip__list_push(s, LIST_WAITING, request);
+    dip__list_push(s, LIST_NEWS, request);
+}
+
+/* ---- begin and end ---- */
+
+void dip__request_begin(struct dip_scheduler *s, struct request *request)
+{
+    if (request->is_begun)
+        return;
+    request->is_begun = true;
+    dip__list_remove(s, LIST_WAITING, request);
+    dip__list_remove(s, LIST_NEWS, request);
+    if (request->begin_by_ns > 0)
+        expiry_set(s, request);
+}
+
+void dip__request_end(struct dip_scheduler *s, struct request *request, enum dip_end end,
+                      enum dip_status status, const char *text)
+{
+    while (request->images)
+        dip__image_free(s, request->images);
+    struct dip_action *action = dip__action_push(s, DIP_ACTION_ENDED, NULL);
+    action->request_id = request->id;
+    action->end = end;
+    action->status = status;
+    action->text = text;
+    dip__list_remove(s, LIST_WAITING, request);
+    dip__list_remove(s, LIST_NEWS, request);
+    if (dip__tree_has(&request->expiry))
+        dip__tree_remove(&s->expiries, &request->expiry);
+    dip__request_remove(s, request);
+    *request = (struct request){.waiting.next = s->free_requests};
+    s->free_requests = request;
+    s->request_count--;
 }
 
 /* Idempotent: a request that is over, or never was, needs no cancelling. */
@@ -92,21 +231,58 @@ void dip__on_cancel(struct dip_scheduler *s, const struct dip_message *m)
 {
     struct request *request = dip__request_find(s, m->request_id);
     if (request)
-        dip__request_end(s, request, DIP_CANCELLED, "cancelled");
+        dip__request_end(s, request, DIP_END_CANCELLED, DIP_CANCELLED, "cancelled");
+}
+
+/* ---- FAILED ---- */
+
+/* Not the job's own fault: another worker, or this one a little later, can do it. */
+static bool is_handed_back(int status)
+{
+    return status == DIP_BUSY || status == DIP_CANCELLED || status == DIP_STALE ||
+           status == DIP_UNREACHABLE;
+}
+
+static void hand_back(struct dip_scheduler *s, struct image *image, bool is_ar, int status)
+{
+    if (is_ar && !dip__image_needs_hinge(image)) {
+        dip__image_drop_ar(s, image); /* a kept hinge that nobody misses */
+        return;
+    }
+    /* A hinge that could not be delivered: the fault may be at either end. */
+    if (is_ar && status == DIP_UNREACHABLE && image->diffusion_job_id != 0)
+        dip__member_set_aside(s, &s->members[image->diffusion_member]);
+    if (++image->handed_count > HANDED_COUNT_MAX) {
+        dip__request_end(s, image->request, DIP_END_WORKER_LOST, DIP_UNREACHABLE,
+                         "too many workers handed it back");
+        return;
+    }
+    bool is_hinge_lost = is_ar || image->handed_count % HANDED_PER_HINGE == 0;
+    dip__image_requeue(s, image, is_hinge_lost);
+    struct dip_action *action = dip__action_push(s, DIP_ACTION_RETRIED, image);
+    action->done = image->loss_count + image->handed_count;
+    action->setback = DIP_SETBACK_HANDED_BACK;
 }
 
 /* A job that a healthy worker could not do (memory, a broken device) would fail again elsewhere in
- * the same way; the request ends with the worker's reason. A worker that is gone says LOST. */
+ * the same way; the request ends with the worker's reason. One that was handed back runs elsewhere.
+ * A worker that is gone says LOST. */
 void dip__on_failed(struct dip_scheduler *s, const struct dip_message *m)
 {
     struct image *image = dip__image_of_ar(s, m);
+    bool is_ar = image != NULL;
     if (!image)
         image = dip__image_of_diffusion(s, m);
     if (!image)
         return;
     int status = m->as.failed.status;
+    if (is_handed_back(status)) {
+        dip__member_set_aside(s, &s->members[m->from]);
+        hand_back(s, image, is_ar, status);
+        return;
+    }
     bool is_status = status > DIP_OK && status < DIP_STATUS_COUNT;
     snprintf(s->failure, sizeof s->failure, "%s", m->as.failed.text);
-    dip__request_end(s, image->request, is_status ? (enum dip_status)status : DIP_DEVICE,
-                     s->failure);
+    dip__request_end(s, image->request, DIP_END_FAILED,
+                     is_status ? (enum dip_status)status : DIP_DEVICE, s->failure);
 }

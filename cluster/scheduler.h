@@ -37,7 +37,7 @@ struct dip_scheduler_limits {
     int token_count_max;   /* image tokens of one image */
     int attempt_count_max; /* workers that one image may take down with it */
     int tenant_count_max;  /* 0 = 64; larger numbers share the places of smaller ones */
-    int64_t age_ns;        /* a wait that raises a request by one priority; 0 = 20 s */
+    int64_t age_ns;        /* a priority's wait that raises its next images by one; 0 = 20 s */
 };
 
 DIP_MUST_USE enum dip_status dip_scheduler_new(const struct dip_scheduler_limits *limits,

@@ -1,4 +1,7 @@
-/* cluster/state.c - the few moves that every message handler is made of. */
+/* cluster/state.c - the few moves that every message handler is made of.
+ *
+ * Whatever gives a job to a member or takes one away does so here, so that the member's counts, its
+ * list of images, the tree of finishes and its places among those with room change together. */
 #include "cluster/state.h"
 
 #include "base/assert.h"
@@ -19,26 +22,12 @@ struct dip_action *dip__action_push(struct dip_scheduler *s, enum dip_action_kin
     return action;
 }
 
-void dip__queue_insert(struct queue *queue, struct image *image)
+void dip__image_set_state(struct dip_scheduler *s, struct image *image, enum image_state state)
 {
-    dip_assert(!image->next && !image->previous && queue->first != image);
-    struct image *before = queue->last; /* nearly always where it belongs */
-    while (before && before->order > image->order)
-        before = before->previous;
-    image->previous = before;
-    image->next = before ? before->next : queue->first;
-    *(before ? &before->next : &queue->first) = image;
-    *(image->next ? &image->next->previous : &queue->last) = image;
-    queue->count++;
-}
-
-void dip__queue_remove(struct queue *queue, struct image *image)
-{
-    dip_assert(queue->count > 0);
-    *(image->previous ? &image->previous->next : &queue->first) = image->next;
-    *(image->next ? &image->next->previous : &queue->last) = image->previous;
-    image->next = image->previous = NULL;
-    queue->count--;
+    dip_assert(!dip__tree_has(&image->finish)); /* it lies in the tree of the state before */
+    s->state_counts[image->state]--;
+    s->state_counts[state]++;
+    image->state = state;
 }
 
 uint64_t dip__job_id_next(struct dip_scheduler *s, const struct image *image)
@@ -68,12 +57,125 @@ struct image *dip__image_of_diffusion(struct dip_scheduler *s, const struct dip_
     return is_current ? image : NULL;
 }
 
-struct request *dip__request_find(struct dip_scheduler *s, uint64_t id)
+/* ---- the lists of a member ---- */
+
+static void ar_link(struct member *member, struct image *image)
 {
-    for (int i = 0; i < s->limits.request_count_max; i++)
-        if (s->requests[i].is_live && s->requests[i].id == id)
-            return &s->requests[i];
-    return NULL;
+    image->ar_previous = NULL;
+    image->ar_next = member->ar_images;
+    if (member->ar_images)
+        member->ar_images->ar_previous = image;
+    member->ar_images = image;
+}
+
+static void ar_unlink(struct member *member, struct image *image)
+{
+    *(image->ar_previous ? &image->ar_previous->ar_next : &member->ar_images) = image->ar_next;
+    if (image->ar_next)
+        image->ar_next->ar_previous = image->ar_previous;
+}
+
+static void diffusion_link(struct member *member, struct image *image)
+{
+    image->diffusion_previous = NULL;
+    image->diffusion_next = member->diffusion_images;
+    if (member->diffusion_images)
+        member->diffusion_images->diffusion_previous = image;
+    member->diffusion_images = image;
+}
+
+static void diffusion_unlink(struct member *member, struct image *image)
+{
+    *(image->diffusion_previous ? &image->diffusion_previous->diffusion_next
+                                : &member->diffusion_images) = image->diffusion_next;
+    if (image->diffusion_next)
+        image->diffusion_next->diffusion_previous = image->diffusion_previous;
+}
+
+/* ---- jobs ---- */
+
+void dip__image_take_ar(struct dip_scheduler *s, struct image *image, uint32_t address)
+{
+    struct member *member = &s->members[address];
+    dip_assert(image->ar_job_id == 0);
+    dip_assert(member->ar_live < member->ar_slots);
+    dip_assert(member->hinges < member->hinge_slots);
+    dip__image_set_state(s, image, IMAGE_AR_RUNNING);
+    image->ar_member = address;
+    image->ar_job_id = dip__job_id_next(s, image);
+    image->tokens_ns = 0;
+    member->ar_live++;
+    member->hinges++;
+    member->isolated_count += image->is_isolated;
+    ar_link(member, image);
+    dip__finish_update(s, image);
+    dip__member_settle(s, member);
+}
+
+void dip__image_leave_ar(struct dip_scheduler *s, struct image *image)
+{
+    struct member *member = &s->members[image->ar_member];
+    dip_assert(image->state == IMAGE_AR_RUNNING);
+    dip__finish_remove(s, image);
+    member->ar_live--;
+    member->isolated_count -= image->is_isolated;
+    dip_assert(member->ar_live >= 0);
+    dip__member_settle(s, member);
+}
+
+void dip__image_take_diffusion(struct dip_scheduler *s, struct image *image, uint32_t address)
+{
+    struct member *member = &s->members[address];
+    dip_assert(image->diffusion_job_id == 0 && !image->is_bound);
+    dip_assert(member->diffusion_live + member->bound < member->diffusion_slots);
+    dip__image_set_state(s, image, IMAGE_DIFFUSION_RUNNING);
+    image->diffusion_member = address;
+    image->diffusion_job_id = dip__job_id_next(s, image);
+    image->diffusion_start_ns = s->now_ns;
+    member->diffusion_live++;
+    member->diffusion_jobs++;
+    member->backlog_steps += image->request->step_count;
+    member->isolated_count += image->is_isolated;
+    diffusion_link(member, image);
+    dip__finish_update(s, image);
+    dip__member_settle(s, member);
+}
+
+void dip__image_leave_diffusion(struct dip_scheduler *s, struct image *image)
+{
+    struct member *member = &s->members[image->diffusion_member];
+    dip_assert(image->state == IMAGE_DIFFUSION_RUNNING);
+    dip__finish_remove(s, image);
+    member->diffusion_live--;
+    member->backlog_steps -= image->request->step_count - image->steps_done;
+    member->isolated_count -= image->is_isolated;
+    dip_assert(member->diffusion_live >= 0);
+    dip_assert(member->backlog_steps >= 0);
+    dip__member_settle(s, member);
+}
+
+void dip__image_bind(struct dip_scheduler *s, struct image *image, uint32_t address)
+{
+    struct member *member = &s->members[address];
+    dip_assert(image->state == IMAGE_AR_RUNNING && !image->is_bound);
+    dip_assert(member->diffusion_live + member->bound < member->diffusion_slots);
+    image->is_bound = true;
+    image->diffusion_member = address;
+    member->bound++;
+    diffusion_link(member, image);
+    dip__member_settle(s, member);
+}
+
+void dip__image_unbind(struct dip_scheduler *s, struct image *image)
+{
+    if (!image->is_bound)
+        return;
+    struct member *member = &s->members[image->diffusion_member];
+    image->is_bound = false;
+    member->bound--;
+    dip_assert(member->bound >= 0);
+    diffusion_unlink(member, image);
+    dip__member_settle(s, member);
 }
 
 static void release_push(struct dip_scheduler *s, uint32_t member, uint64_t job_id)
@@ -88,59 +190,73 @@ void dip__image_drop_ar(struct dip_scheduler *s, struct image *image)
     if (image->ar_job_id == 0)
         return;
     struct member *member = &s->members[image->ar_member];
-    dip_assert(member->hinges > 0);
-    member->hinges--;
-    if (image->state == IMAGE_AR_RUNNING)
-        member->ar_live--;
-    dip_assert(member->ar_live >= 0);
     if (member->is_alive)
         release_push(s, image->ar_member, image->ar_job_id);
+    if (image->state == IMAGE_AR_RUNNING)
+        dip__image_leave_ar(s, image);
+    ar_unlink(member, image);
+    member->hinges--;
+    dip_assert(member->hinges >= 0);
     image->ar_job_id = 0;
+    dip__member_settle(s, member);
+}
+
+/* What is left of a diffusion job in the books, once it has no slot. */
+static void diffusion_forget(struct dip_scheduler *s, struct image *image)
+{
+    struct member *member = &s->members[image->diffusion_member];
+    diffusion_unlink(member, image);
+    member->diffusion_jobs--;
+    dip_assert(member->diffusion_jobs >= 0);
+    image->diffusion_job_id = 0;
+    image->is_conditioned = false;
+    image->steps_done = 0;
+    dip__member_settle(s, member);
 }
 
 void dip__image_drop_diffusion(struct dip_scheduler *s, struct image *image)
 {
+    dip__image_unbind(s, image);
     if (image->diffusion_job_id == 0)
         return;
     struct member *member = &s->members[image->diffusion_member];
-    if (image->state == IMAGE_DIFFUSION_RUNNING) {
-        member->diffusion_live--;
-        member->backlog_steps -= image->request->step_count - image->steps_done;
-    }
-    dip_assert(member->diffusion_live >= 0);
-    dip_assert(member->backlog_steps >= 0);
     if (member->is_alive)
         release_push(s, image->diffusion_member, image->diffusion_job_id);
-    image->diffusion_job_id = 0;
-    image->is_conditioned = false;
-    image->steps_done = 0;
+    if (image->state == IMAGE_DIFFUSION_RUNNING)
+        dip__image_leave_diffusion(s, image);
+    diffusion_forget(s, image);
+}
+
+void dip__image_finish(struct dip_scheduler *s, struct image *image)
+{
+    dip_assert(image->state == IMAGE_ENCODING);
+    diffusion_forget(s, image); /* as its worker did when it sent the picture */
+    dip__image_free(s, image);
 }
 
 void dip__image_free(struct dip_scheduler *s, struct image *image)
 {
     if (image->state == IMAGE_AR_WAITING)
-        dip__queue_remove(&s->ar_queue, image);
+        dip__lane_remove(s, &s->ar_lane, image);
     if (image->state == IMAGE_DIFFUSION_WAITING)
-        dip__queue_remove(&s->diffusion_queue, image);
+        dip__lane_remove(s, &s->diffusion_lane, image);
     dip__image_drop_diffusion(s, image);
     dip__image_drop_ar(s, image);
-    image->state = IMAGE_FREE;
+    struct image **place = &image->request->images;
+    while (*place != image) /* at most the images of one request */
+        place = &(*place)->sibling;
+    *place = image->sibling;
+    dip__image_set_state(s, image, IMAGE_FREE);
     image->request = NULL;
-    dip__queue_insert(&s->free_images, image);
+    image->sibling = s->free_images;
+    s->free_images = image;
+    s->free_image_count++;
 }
 
-void dip__request_end(struct dip_scheduler *s, struct request *request, enum dip_status status,
-                      const char *text)
+bool dip__image_needs_hinge(const struct image *image)
 {
-    for (int i = 0; i < s->limits.image_count_max; i++)
-        if (s->images[i].state != IMAGE_FREE && s->images[i].request == request)
-            dip__image_free(s, &s->images[i]);
-    struct dip_action *action = dip__action_push(s, DIP_ACTION_ENDED, NULL);
-    action->request_id = request->id;
-    action->status = status;
-    action->text = text;
-    *request = (struct request){0};
-    s->request_count--;
+    return image->state == IMAGE_AR_RUNNING || image->state == IMAGE_DIFFUSION_WAITING ||
+           (image->state == IMAGE_DIFFUSION_RUNNING && !image->is_conditioned);
 }
 
 void dip__progress(struct dip_scheduler *s, const struct image *image, enum dip_stage stage,

@@ -1,10 +1,16 @@
 /* cluster/state.h - what the scheduler remembers; private to cluster/.
  *
- * One file per group of incoming messages changes it (request.c, member.c, ar.c, diffusion.c);
- * place.c gives waiting images to members. Owner thread: the coordinator's loop. */
+ *   request.c   SUBMIT, CANCEL, FAILED       lane.c    who is next among those that wait
+ *   member.c    JOINED, LOST, DRAIN          pool.c    which member is best among those with room
+ *   ar.c        events of the AR panel       rate.c    what was measured, and what follows from it
+ *   diffusion.c events of the other panel    place.c   the next one to the best one
+ *   tick.c      what is due                  state.c   the moves that all of them are made of
+ *
+ * Owner thread: the coordinator's loop. */
 #pragma once
 
 #include "cluster/scheduler.h"
+#include "cluster/tree.h"
 
 enum image_state {
     IMAGE_FREE,
@@ -16,50 +22,140 @@ enum image_state {
     IMAGE_STATE_COUNT,
 };
 
+enum { PRIORITY_COUNT = DIP_PRIORITY_INTERACTIVE + 1 };
+
+/* Mean times; 0 = not measured. */
+struct rates {
+    int64_t prefill_ns;
+    int64_t token_ns;   /* one token of one image, alone; see rate.c for company */
+    int64_t step_ns;    /* one diffusion step of one image, as if alone */
+    int64_t picture_ns; /* last step to file: decoder, encoder */
+};
+
+/* In order of submission. */
+struct request_list {
+    struct request *first, *last;
+};
+struct request_link {
+    struct request *previous, *next;
+    bool is_in;
+};
+
 struct request {
     bool is_live;
     uint64_t id;
     int image_count, images_done;
+    struct image *images; /* those not done, linked by `sibling` */
     int token_count, step_count;
     bool has_hidden;
-    int64_t submitted_ns;
+    bool is_begun; /* a worker has taken one of its images */
+    enum dip_priority priority;
+    uint32_t tenant;
+    int64_t submitted_ns, deadline_ns, begin_by_ns; /* 0 = none */
+    int64_t begin_key;           /* when it must begin to be in time: the order within its tenant */
+    struct tree_node expiry;     /* in s->expiries */
+    struct request_link waiting; /* in s->waiting, until it has begun */
+    struct request_link news;    /* in s->news, until it has begun */
+    int64_t news_ns;             /* when it is told again */
+    int told_ahead;
+    int64_t told_start_ns;
 };
 
 struct image {
     enum image_state state;
     struct request *request;
+    struct image *sibling;
     int index;      /* within the request */
-    uint64_t order; /* of admission: the order of every queue */
-    struct image *next, *previous;
+    uint64_t order; /* of admission */
+
+    /* Waiting (lane.c). */
+    int band;              /* the priority it has come to */
+    struct tree_node wait; /* in its flow, or among the isolated */
 
     uint64_t ar_job_id; /* 0, or a worker draws this image or keeps its hinge */
     uint32_t ar_member;
     uint64_t diffusion_job_id; /* 0, or a worker makes the picture */
     uint32_t diffusion_member;
+    bool is_bound;       /* no diffusion job yet, but a slot is kept for it at diffusion_member */
     bool is_conditioned; /* the hinge has arrived where it was sent */
+    struct image *ar_next, *ar_previous;               /* of the same ar_member */
+    struct image *diffusion_next, *diffusion_previous; /* of the same diffusion_member */
 
     int32_t *token_ids; /* [token_count_max] drawn so far: where a replay resumes */
     int token_count;
     int steps_done;
-    int loss_count;  /* how often a member took it to the grave */
-    bool is_started; /* has left its first queue */
-    int64_t hinge_ready_ns;
+    int loss_count;          /* how often it lost a member it needed */
+    int death_count;         /* members that went down while they worked at it */
+    int strike_count;        /* of those, the ones that did nothing else */
+    int handed_count;        /* how often it was handed back */
+    bool is_isolated;        /* under suspicion: never beside another one that is */
+    bool is_started;         /* has left its first queue */
+    struct tree_node finish; /* when its slot is free, in s->ar_finishes or diffusion_finishes */
+    int64_t tokens_ns;       /* when the last tokens came */
+    int64_t hinge_ready_ns, diffusion_start_ns;
     struct dip_timings timings;
 };
 
 struct member {
-    bool is_alive;
+    bool is_alive, is_draining, is_drained;
     uint32_t roles;
     int ar_slots, hinge_slots, diffusion_slots;
     int ar_live;        /* images in AR_RUNNING here */
     int hinges;         /* images whose ar_member this is: drawn here or kept here */
     int diffusion_live; /* images in DIFFUSION_RUNNING here */
+    int diffusion_jobs; /* those and the ones being encoded */
+    int bound;          /* slots kept for images whose tokens are nearly drawn */
     int backlog_steps;
-    int64_t step_ns; /* last measured cost of a diffusion step; 0 = none yet */
+    int isolated_count; /* images under suspicion that run here */
+    struct rates rates;
+    struct image *ar_images, *diffusion_images;
+
+    /* Set aside after it could not do what it was told, until then. */
+    int64_t aside_ns, aside_length_ns;
+    struct tree_node aside;
+
+    /* What pool.c counts of it. */
+    struct tree_node ar_open, diffusion_open;
+    int speed;             /* whose tree diffusion_open is in */
+    uint32_t pooled_roles; /* alive and not draining */
+    int pooled_ar_slots, pooled_ar_room, pooled_diffusion_slots, pooled_diffusion_room;
 };
 
-struct queue {
-    struct image *first, *last;
+/* ---- members with room (pool.c) ---- */
+
+/* Eight speeds to the octave of step_ns: within one, order by backlog is order by finish. */
+enum { SPEED_COUNT = 512 };
+
+struct pool {
+    struct tree ar_open;
+    struct tree diffusion_open[SPEED_COUNT];
+    uint64_t speeds[SPEED_COUNT / 64]; /* bits of those that are not empty */
+    int ar_count, diffusion_count;     /* members that take work */
+    int ar_slots, ar_room, diffusion_slots, diffusion_room;
+    int alive_count[2], staying_count[2]; /* AR, diffusion; the second without those that drain */
+};
+
+/* ---- images that wait (lane.c) ---- */
+
+/* One tenant within one priority. */
+struct flow {
+    struct tree images;    /* by begin_key */
+    struct tree_node node; /* in its band's flows */
+    int64_t tag;           /* service had, over weight; the smallest is served */
+};
+
+struct band {
+    struct tree flows; /* that have images, by tag */
+    int64_t tag;       /* of the flow served last: who comes back begins here */
+    int image_count;
+    int64_t served_ns; /* when it was served last, or had its first image */
+    int64_t weight;    /* of all flows that have images */
+};
+
+struct lane {
+    struct band bands[PRIORITY_COUNT];
+    struct flow *flows;   /* [PRIORITY_COUNT * tenant_count_max] */
+    struct tree isolated; /* images that need a member without another such */
     int count;
 };
 
@@ -67,13 +163,28 @@ struct dip_scheduler {
     struct dip_scheduler_limits limits;
     int64_t now_ns; /* of the message being fed */
     uint64_t serial;
-    struct request *requests; /* [request_count_max] */
-    struct image *images;     /* [image_count_max] */
-    struct member *members;   /* [member_count_max], by address */
-    int32_t *token_ids;       /* [image_count_max * token_count_max] */
-    struct queue ar_queue, diffusion_queue;
-    struct queue free_images;
-    int request_count;
+    bool is_draining;
+    struct request *requests;      /* [request_count_max] */
+    struct image *images;          /* [image_count_max] */
+    struct member *members;        /* [member_count_max], by address */
+    int32_t *token_ids;            /* [image_count_max * token_count_max] */
+    int *weights;                  /* [tenant_count_max] */
+    struct flow *flows;            /* of both lanes */
+    int32_t *request_table;        /* [request_table_size] index + 1 by hash of the id; 0 = free */
+    uint32_t request_table_size;   /* a power of two */
+    struct request *free_requests; /* linked by waiting.next */
+    struct image *free_images;     /* linked by sibling */
+    int request_count, free_image_count;
+    int state_counts[IMAGE_STATE_COUNT];
+
+    struct lane ar_lane, diffusion_lane;
+    struct pool pool;
+    struct rates rates; /* of all members */
+    struct tree ar_finishes, diffusion_finishes;
+    struct tree expiries; /* requests by the time that ends them */
+    struct tree asides;   /* members by the time that brings them back */
+    struct request_list waiting, news;
+
     struct dip_action *actions; /* [action_count_max], those of the last message */
     int action_count, action_count_max, action_index;
     char failure[DIP_FAILURE_BYTES]; /* what the last FAILED said: an action points here */
@@ -85,9 +196,7 @@ struct dip_scheduler {
 struct dip_action *dip__action_push(struct dip_scheduler *s, enum dip_action_kind kind,
                                     const struct image *image);
 
-/* Keeps the queue in order of admission. */
-void dip__queue_insert(struct queue *queue, struct image *image);
-void dip__queue_remove(struct queue *queue, struct image *image);
+void dip__image_set_state(struct dip_scheduler *s, struct image *image, enum image_state state);
 
 uint64_t dip__job_id_next(struct dip_scheduler *s, const struct image *image);
 
@@ -95,29 +204,123 @@ uint64_t dip__job_id_next(struct dip_scheduler *s, const struct image *image);
 struct image *dip__image_of_ar(struct dip_scheduler *s, const struct dip_message *message);
 struct image *dip__image_of_diffusion(struct dip_scheduler *s, const struct dip_message *message);
 
-struct request *dip__request_find(struct dip_scheduler *s, uint64_t id);
+/* Gives a job to a member, in the books. */
+void dip__image_take_ar(struct dip_scheduler *s, struct image *image, uint32_t member);
+void dip__image_take_diffusion(struct dip_scheduler *s, struct image *image, uint32_t member);
+void dip__image_bind(struct dip_scheduler *s, struct image *image, uint32_t member);
+void dip__image_unbind(struct dip_scheduler *s, struct image *image);
+
+/* The panel is done with its slot: the tokens are drawn, the latent is final. */
+void dip__image_leave_ar(struct dip_scheduler *s, struct image *image);
+void dip__image_leave_diffusion(struct dip_scheduler *s, struct image *image);
 
 /* Takes the image from its members, telling those alive to forget its jobs. */
 void dip__image_drop_ar(struct dip_scheduler *s, struct image *image);
 void dip__image_drop_diffusion(struct dip_scheduler *s, struct image *image);
 
-/* Out of its queue, dropped by its members, and free. */
+/* Whether the image still needs the hinge that its AR member draws or keeps. */
+bool dip__image_needs_hinge(const struct image *image);
+
+/* Out of its lane, dropped by its members, and free. */
 void dip__image_free(struct dip_scheduler *s, struct image *image);
 
-/* Frees every image of the request and says ENDED. */
-void dip__request_end(struct dip_scheduler *s, struct request *request, enum dip_status status,
-                      const char *text);
+/* Free, its picture being here. */
+void dip__image_finish(struct dip_scheduler *s, struct image *image);
 
 void dip__progress(struct dip_scheduler *s, const struct image *image, enum dip_stage stage,
                    int done, int total);
+
+/* ---- table.c ---- */
+
+struct request *dip__request_find(const struct dip_scheduler *s, uint64_t id);
+void dip__request_enter(struct dip_scheduler *s, struct request *request);
+void dip__request_remove(struct dip_scheduler *s, const struct request *request);
+
+enum request_list_kind { LIST_WAITING, LIST_NEWS };
+void dip__list_push(struct dip_scheduler *s, enum request_list_kind kind, struct request *request);
+void dip__list_remove(struct dip_scheduler *s, enum request_list_kind kind,
+                      struct request *request);
+
+/* ---- request.c ---- */
+
+/* Frees every image of the request and says ENDED. */
+void dip__request_end(struct dip_scheduler *s, struct request *request, enum dip_end end,
+                      enum dip_status status, const char *text);
+
+/* A worker takes the first of its images: from here on its queue time is over. */
+void dip__request_begin(struct dip_scheduler *s, struct request *request);
+
+/* ---- lane.c ---- */
+
+void dip__lane_init(struct lane *lane, struct flow *flows);
+void dip__lane_push(struct dip_scheduler *s, struct lane *lane, struct image *image);
+void dip__lane_remove(struct dip_scheduler *s, struct lane *lane, struct image *image);
+/* As remove, and its tenant pays for it. */
+void dip__lane_serve(struct dip_scheduler *s, struct lane *lane, struct image *image);
+/* Raises the next ones of a priority that was not served for long. */
+void dip__lane_age(struct dip_scheduler *s, struct lane *lane);
+/* The one that is next; NULL when none waits. Those in `isolated` come before it. */
+struct image *dip__lane_first(const struct lane *lane);
+/* About how many are served before one that waits, or before one that would come now. */
+int dip__lane_ahead(const struct dip_scheduler *s, const struct lane *lane,
+                    const struct image *image);
+int dip__lane_ahead_of_new(const struct dip_scheduler *s, const struct lane *lane,
+                           enum dip_priority priority, uint32_t tenant, int64_t begin_key);
+
+/* ---- pool.c ---- */
+
+bool dip__member_takes(const struct member *member); /* alive, not draining, not set aside */
+
+/* After any change of a member: its places in the trees, and DRAINED when that is so. */
+void dip__member_settle(struct dip_scheduler *s, struct member *member);
+
+/* The member's address, or -1. `is_isolated`: one without an image under suspicion. */
+int dip__pick_ar(const struct dip_scheduler *s, bool is_isolated);
+int dip__pick_diffusion(const struct dip_scheduler *s, int step_count, bool is_isolated);
+
+/* It could not do what it was told: no new work for a while, longer every time. */
+void dip__member_set_aside(struct dip_scheduler *s, struct member *member);
+
+/* ---- rate.c ---- */
+
+/* Moves a mean towards what was measured, which may be nonsense. */
+void dip__rate_add(int64_t *rate, int64_t measured_ns);
+/* `count` tokens of one image came `took_ns` after those before, while `live` were drawn. */
+void dip__rate_tokens(struct dip_scheduler *s, struct member *member, int64_t took_ns, int count);
+
+/* One token of each of `live` images decoded together. */
+int64_t dip__token_ns(const struct rates *rates, int live);
+
+/* Where the image stands in the tree of its panel's finishes, after anything that changes it. */
+void dip__finish_update(struct dip_scheduler *s, struct image *image);
+void dip__finish_remove(struct dip_scheduler *s, struct image *image);
+
+struct estimate {
+    int ahead;                   /* images before the first one */
+    int64_t start_ns, finish_ns; /* 0 = not known */
+};
+/* Of a request that would come now. */
+struct estimate dip__estimate_new(const struct dip_scheduler *s,
+                                  const struct dip_message_submit *submit, int64_t begin_key);
+/* Of one whose images wait, finish_ns aside. */
+struct estimate dip__estimate_waiting(const struct dip_scheduler *s, const struct image *image);
+
+/* From prefill to file, with nobody waiting; 0 = not known. */
+int64_t dip__service_ns(const struct dip_scheduler *s, const struct dip_message_submit *submit);
+
+/* How long until about a tenth of what waits is done. */
+int64_t dip__pushback_ns(const struct dip_scheduler *s, const struct dip_message_submit *submit);
 
 /* ---- one function per message ---- */
 
 void dip__on_submit(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_cancel(struct dip_scheduler *s, const struct dip_message *m);
+void dip__on_tick(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_failed(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_joined(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_lost(struct dip_scheduler *s, const struct dip_message *m);
+void dip__on_drain(struct dip_scheduler *s, const struct dip_message *m);
+void dip__on_undrain(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_prefilled(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_tokens(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_hinge_ready(struct dip_scheduler *s, const struct dip_message *m);
@@ -127,5 +330,14 @@ void dip__on_decoded(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_image(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_relay(struct dip_scheduler *s, const struct dip_message *m);
 
+/* Members whose time aside is over. */
+void dip__asides_end(struct dip_scheduler *s);
+
+/* Back to waiting: for the diffusion panel while its hinge is somewhere, else for the AR one. */
+void dip__image_requeue(struct dip_scheduler *s, struct image *image, bool is_hinge_lost);
+
 /* After every message: waiting images to free slots. */
 void dip__place(struct dip_scheduler *s);
+
+/* Sends an image that has its hinge, or its client's, to the diffusion panel. */
+void dip__diffusion_start(struct dip_scheduler *s, struct image *image, uint32_t address);
