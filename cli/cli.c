@@ -93,6 +93,12 @@ static enum exit_code dispatch(const struct arguments *arguments)
         return dip__bench(arguments);
     case COMMAND_DOCTOR:
         return dip__doctor(arguments);
+    case COMMAND_STATUS:
+        return dip__status(arguments);
+    case COMMAND_DRAIN:
+        return dip__drain(arguments);
+    case COMMAND_UNDRAIN:
+        return dip__undrain(arguments);
     case COMMAND_OPTIONS:
         return print_options(arguments);
     case COMMAND_VERSION:

@@ -15,6 +15,9 @@ enum exit_code dip__tokenize(const struct arguments *arguments);
 enum exit_code dip__inspect(const struct arguments *arguments);
 enum exit_code dip__bench(const struct arguments *arguments);
 enum exit_code dip__doctor(const struct arguments *arguments);
+enum exit_code dip__status(const struct arguments *arguments);
+enum exit_code dip__drain(const struct arguments *arguments);
+enum exit_code dip__undrain(const struct arguments *arguments);
 
 /* "error: ..." on standard error. */
 void dip__print_error(const char *text);

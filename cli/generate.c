@@ -13,11 +13,17 @@
 
 static enum dip_status refuse_absent(const struct options *o, struct dip_why *why)
 {
-    if (dip__is_given(o, &o->server) || dip__is_given(o, &o->etcd))
+    if (dip__is_given(o, &o->etcd))
         return dip_fail(why, DIP_UNSUPPORTED,
-                        "--%s is not part of this build yet; without it the image is made in this "
-                        "process",
-                        dip__is_given(o, &o->server) ? "server" : "etcd");
+                        "--etcd is not for generate; give a coordinator's address with --server");
+    if (o->server && (o->trace || o->inject))
+        return dip_fail(why, DIP_UNSUPPORTED,
+                        "--%s looks into the engine and cannot be asked of a server; leave "
+                        "--server away",
+                        o->trace ? "trace" : "inject");
+    if (o->server && o->preview_kind == PREVIEW_DECODED)
+        return dip_fail(why, DIP_UNSUPPORTED,
+                        "--preview-kind is chosen by the server; leave it away or at auto");
     if (!dip__is_given(o, &o->previews) &&
         (dip__is_given(o, &o->preview_every) || dip__is_given(o, &o->preview_kind)))
         return dip_fail(why, DIP_INVALID, "--preview-%s needs --previews DIR",
@@ -68,9 +74,14 @@ static enum dip_status prepare(struct generation *g, const struct arguments *arg
     DIP_TRY(check_files(g, why));
     if (o->trace && dip__trace_new(&g->trace))
         return dip_fail(why, DIP_NO_MEMORY, "no memory for the trace");
+    return DIP_OK;
+}
+
+static enum dip_status prepare_embedded(struct generation *g)
+{
     if (dip_mailbox_new(sizeof(enum news), 2, &g->news))
-        return dip_fail(why, DIP_NO_MEMORY, "no memory to begin");
-    return dip__model_directory(o, why, g->model_path, sizeof g->model_path);
+        return dip_fail(&g->why, DIP_NO_MEMORY, "no memory to begin");
+    return dip__model_directory(g->options, &g->why, g->model_path, sizeof g->model_path);
 }
 
 static enum dip_job_preview preview_choice(const struct options *o, const struct dip_config *config)
@@ -124,7 +135,7 @@ static enum dip_status resolve(struct generation *g, const struct dip_local *loc
 
 /* ---- while it runs ---- */
 
-static void begin_progress(struct generation *g)
+void dip__generation_begin_progress(struct generation *g)
 {
     bool is_terminal = isatty(STDERR_FILENO);
     bool is_shown = g->options->progress == PROGRESS_ALWAYS ||
@@ -159,7 +170,7 @@ static enum dip_status run(struct generation *g, struct dip_local *local)
     if (status)
         goto out;
     g->ready_ns = dip_clock_now_ns();
-    begin_progress(g);
+    dip__generation_begin_progress(g);
     struct dip_coordinator *coordinator = dip__local_coordinator(local);
     status = dip_coordinator_submit(coordinator, &resolved, dip__generation_update, g, &request_id);
     if (status)
@@ -175,13 +186,6 @@ out:
 }
 
 /* ---- the command ---- */
-
-static void show_images(const struct generation *g)
-{
-    for (int i = 0; i < g->image_count && g->is_showing; i++)
-        if (g->images[i].png)
-            dip__show_png(&g->terminal, g->images[i].png, g->images[i].png_bytes);
-}
 
 /* Asked for before the work, so that the answer does not come an hour late; the picture is wanted
  * all the same. */
@@ -200,7 +204,6 @@ static enum exit_code finish(const struct generation *g, enum dip_status status)
 {
     if (!status) {
         dip__generation_report(g);
-        show_images(g);
         return EXIT_DONE;
     }
     if (status == DIP_CANCELLED && dip__signals_came()) {
@@ -223,23 +226,34 @@ static void generation_deinit(struct generation *g)
     dip__injection_close(&g->injection);
 }
 
+static enum exit_code generate_here(struct generation *g)
+{
+    struct dip_local *local = NULL;
+    enum dip_status status = prepare_embedded(g);
+    if (!status)
+        status = dip__local_open(g->model_path, &g->why, &local);
+    bool is_model_bad = status && local == NULL && g->model_path[0];
+    if (!status)
+        status = run(g, local);
+    dip__local_close(local);
+    enum exit_code code = finish(g, status);
+    return is_model_bad ? EXIT_FAILED : code;
+}
+
 enum exit_code dip__generate(const struct arguments *arguments)
 {
     struct generation g = {.options = &arguments->options,
                            .image_count = (int)arguments->options.images,
                            .begin_ns = dip_clock_now_ns()};
-    struct dip_local *local = NULL;
     dip__signals_catch();
+    enum exit_code code;
     enum dip_status status = prepare(&g, arguments);
     if (!status)
         begin_show(&g);
-    if (!status)
-        status = dip__local_open(g.model_path, &g.why, &local);
-    bool is_model_bad = status && local == NULL && g.model_path[0];
-    if (!status)
-        status = run(&g, local);
-    dip__local_close(local);
-    enum exit_code code = finish(&g, status);
+    if (status)
+        code = finish(&g, status);
+    else
+        code = g.options->server ? dip__generation_remote(&g) : generate_here(&g);
     generation_deinit(&g);
-    return is_model_bad ? EXIT_FAILED : code;
+    return code;
 }

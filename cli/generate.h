@@ -1,7 +1,8 @@
 /* cli/generate.h - one run of `generate`; private to cli/.
  *
- * The main thread prepares and waits; between submit and ENDED the loop thread owns everything here
- * (pictures are written from its updates), and the mailbox `news` hands it back. */
+ * Embedded, the main thread prepares and waits; between submit and ENDED the loop thread owns
+ * everything here (pictures are written from its updates), and the mailbox `news` hands it back.
+ * With --server there is one thread (cli/remote_generate.c). */
 #pragma once
 
 #include "base/mailbox.h"
@@ -38,6 +39,7 @@ struct generation {
     char digest[65];
     int width, height;
     char fingerprint[DIP_FINGERPRINT_BYTES];
+    char request_id[64]; /* empty without a server */
 
     int image_count;
     struct generated_image *images; /* [image_count] */
@@ -53,8 +55,20 @@ struct generation {
 /* Loop thread to main thread. */
 enum news { NEWS_PROBLEM, NEWS_ENDED };
 
+/* The first problem wins; the request is not wanted any more after it. */
+void dip__generation_problem(struct generation *g, enum dip_status status);
+/* Writes the file of a preview after `steps_done` steps, or of an image. */
+void dip__generation_preview(struct generation *g, int image_index, int steps_done, const void *png,
+                             size_t bytes);
+void dip__generation_image(struct generation *g, int image_index, const void *png, size_t bytes);
+
+/* The request over the wire, to --server. After what does not depend on where the work is done. */
+enum exit_code dip__generation_remote(struct generation *g);
+
 /* dip_update_fn over a struct generation. */
 void dip__generation_update(void *generation, const struct dip_update *update);
 
-/* What was made, on standard output. */
+/* What was made, on standard output; pictures too when they are shown. */
 void dip__generation_report(const struct generation *g);
+
+void dip__generation_begin_progress(struct generation *g);

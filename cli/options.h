@@ -21,6 +21,9 @@ enum command_id {
     COMMAND_INSPECT,
     COMMAND_BENCH,
     COMMAND_DOCTOR,
+    COMMAND_STATUS,
+    COMMAND_DRAIN,
+    COMMAND_UNDRAIN,
     COMMAND_OPTIONS,
     COMMAND_VERSION,
     COMMAND_HELP,
@@ -28,9 +31,6 @@ enum command_id {
     COMMAND_UP = COMMAND_LATER,
     COMMAND_COORDINATOR,
     COMMAND_WORKER,
-    COMMAND_STATUS,
-    COMMAND_DRAIN,
-    COMMAND_UNDRAIN,
     COMMAND_PLAN,
     COMMAND_SIM,
     COMMAND_COUNT
@@ -50,16 +50,19 @@ enum progress_mode { PROGRESS_AUTO, PROGRESS_ALWAYS, PROGRESS_NEVER };
 enum preview_choice { PREVIEW_AUTO, PREVIEW_LINEAR, PREVIEW_DECODED };
 enum sampler_choice { SAMPLER_EULER, SAMPLER_DPM };
 
+enum { OPTION_COUNT_MAX = 96, OPERANDS_MAX = 1 };
+
 /* Values, and whether the user gave them (flag or environment). */
 struct options {
     const char *model, *output, *previews, *trace, *inject, *backend, *shape, *server, *etcd;
+    const char *tls_ca, *tls_cert, *tls_key, *tls_name, *token;
     uint64_t seed;
-    int64_t images, steps, top_k, threads, preview_every;
+    int64_t images, steps, top_k, threads, preview_every, timeout, grace;
     double guidance, temperature, top_p;
     int64_t size[2]; /* width, height */
     int sampler, preview_kind, progress;
-    bool json, show, no_metadata, markdown, help, version;
-    uint64_t given; /* bit per row of the table */
+    bool json, show, no_metadata, markdown, help, version, watch;
+    bool given[OPTION_COUNT_MAX]; /* by row of the table */
 };
 
 enum option_type {
@@ -87,7 +90,6 @@ struct option {
     const char *help;
 };
 
-enum { OPTION_COUNT_MAX = 64, OPERANDS_MAX = 1 };
 extern const struct option dip__options[];
 extern const int dip__option_count;
 

@@ -202,7 +202,7 @@ static enum dip_status read_environment(struct arguments *arguments, environment
             continue;
         struct source source = {name, why};
         DIP_TRY(parse_value(&source, o, text, &arguments->options));
-        arguments->options.given |= UINT64_C(1) << i;
+        arguments->options.given[i] = true;
     }
     return DIP_OK;
 }
@@ -268,7 +268,7 @@ static enum dip_status take_option(struct words *w, const struct option *o, cons
     }
     struct source source = {shown, w->why};
     DIP_TRY(parse_value(&source, o, text, options));
-    options->given |= UINT64_C(1) << (o - dip__options);
+    options->given[o - dip__options] = true;
     return DIP_OK;
 }
 

@@ -69,6 +69,8 @@ static void report_json(const struct generation *g)
     dip__json_ms(&w, "startup_ms", g->ready_ns - g->begin_ns);
     if (g->first_token_ns)
         dip__json_ms(&w, "first_token_ms", g->first_token_ns - g->begin_ns);
+    if (g->request_id[0])
+        dip__json_string(&w, "request_id", g->request_id);
     json_images(&w, g);
     dip__json_close(&w, '}');
 }
@@ -94,4 +96,7 @@ void dip__generation_report(const struct generation *g)
     else
         report_text(g);
     fflush(stdout);
+    for (int i = 0; i < g->image_count && g->is_showing; i++)
+        if (g->images[i].png)
+            dip__show_png(&g->terminal, g->images[i].png, g->images[i].png_bytes);
 }

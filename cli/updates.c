@@ -7,14 +7,16 @@
 #include "base/file.h"
 #include "cli/generate.h"
 
-/* The first problem is kept; the main thread then cancels the request. */
-static void note_problem(struct generation *g, enum dip_status status)
+/* Embedded, the main thread hears of it and cancels the request. */
+void dip__generation_problem(struct generation *g, enum dip_status status)
 {
     enum news news = NEWS_PROBLEM;
     if (g->has_problem)
         return;
     g->has_problem = true;
     g->status = status;
+    if (!g->news)
+        return;
     enum dip_status pushed = dip_mailbox_push(g->news, &news);
     dip_assert(pushed == DIP_OK); /* one problem and one end: two places */
 }
@@ -36,54 +38,60 @@ static void on_progress(struct generation *g, const struct dip_update *update)
                          update->total);
 }
 
-static void on_preview(struct generation *g, const struct dip_update *update)
+void dip__generation_preview(struct generation *g, int image_index, int steps_done, const void *png,
+                             size_t bytes)
 {
     char path[DIP_PATH_BYTES_MAX + 64];
-    snprintf(path, sizeof path, "%s/preview-%d-%d.png", g->options->previews, update->image_index,
-             update->picture->steps_done);
-    enum dip_status status =
-        dip_file_write(path, update->picture->png.data, update->picture->png.bytes, &g->why);
+    snprintf(path, sizeof path, "%s/preview-%d-%d.png", g->options->previews, image_index,
+             steps_done);
+    enum dip_status status = dip_file_write(path, png, bytes, &g->why);
     if (status)
-        note_problem(g, status);
+        dip__generation_problem(g, status);
 }
 
 static void on_trace(struct generation *g, const struct dip_update *update)
 {
     enum dip_status status = dip__trace_add(g->trace, update->trace);
     if (status)
-        note_problem(g, dip_fail(&g->why, status, "no memory for the trace"));
+        dip__generation_problem(g, dip_fail(&g->why, status, "no memory for the trace"));
 }
 
-static void keep_for_show(struct generation *g, struct generated_image *image,
-                          const struct dip_payload *png)
+static void keep_for_show(struct generation *g, struct generated_image *image, const void *png,
+                          size_t bytes)
 {
-    if (!g->is_showing)
+    if (!g->is_showing || image->png)
         return;
-    image->png = malloc(png->bytes);
+    image->png = malloc(bytes);
     if (!image->png)
         return; /* the file is there; only the show is lost */
-    memcpy(image->png, png->data, png->bytes);
-    image->png_bytes = png->bytes;
+    memcpy(image->png, png, bytes);
+    image->png_bytes = bytes;
+}
+
+void dip__generation_image(struct generation *g, int image_index, const void *png, size_t bytes)
+{
+    dip_assert(image_index >= 0 && image_index < g->image_count);
+    struct generated_image *image = &g->images[image_index];
+    if (g->has_problem)
+        return;
+    enum dip_status status = dip_file_write(image->path, png, bytes, &g->why);
+    if (status)
+        dip__generation_problem(g, status);
+    else
+        keep_for_show(g, image, png, bytes);
 }
 
 static void on_image(struct generation *g, const struct dip_update *update)
 {
-    dip_assert(update->image_index >= 0 && update->image_index < g->image_count);
-    struct generated_image *image = &g->images[update->image_index];
     const struct dip_message_picture *picture = update->picture;
+    dip__generation_image(g, update->image_index, picture->png.data, picture->png.bytes);
     if (g->has_problem)
         return;
-    enum dip_status status =
-        dip_file_write(image->path, picture->png.data, picture->png.bytes, &g->why);
-    if (status) {
-        note_problem(g, status);
-        return;
-    }
+    struct generated_image *image = &g->images[update->image_index];
     memcpy(image->sha256, picture->sha256, sizeof image->sha256);
     memcpy(g->fingerprint, update->fingerprint, sizeof g->fingerprint);
     image->tokens = update->done;
     image->timings = *update->timings;
-    keep_for_show(g, image, &picture->png);
 }
 
 static void on_ended(struct generation *g, const struct dip_update *update)
@@ -112,7 +120,8 @@ void dip__generation_update(void *generation, const struct dip_update *update)
         on_progress(g, update);
         break;
     case DIP_UPDATE_PREVIEW:
-        on_preview(g, update);
+        dip__generation_preview(g, update->image_index, update->picture->steps_done,
+                                update->picture->png.data, update->picture->png.bytes);
         break;
     case DIP_UPDATE_TRACE:
         on_trace(g, update);

@@ -49,7 +49,7 @@ static void check_options(const struct arguments *arguments)
     for (int i = 0; i < dip__option_count; i++) {
         const struct option *o = &dip__options[i];
         const void *value = (const char *)&arguments->options + o->offset;
-        if (!((arguments->options.given >> i) & 1))
+        if (!arguments->options.given[i])
             continue;
         dip_assert((o->commands >> arguments->command) & 1);
         check_number(o, value);

@@ -72,7 +72,8 @@ static void defaults_come_from_the_table(void **state)
     assert_string_equal(arguments.options.backend, "auto");
     assert_int_equal(arguments.options.images, 1);
     assert_null(arguments.options.model);
-    assert_int_equal(arguments.options.given, 0);
+    for (int i = 0; i < dip__option_count; i++)
+        assert_false(arguments.options.given[i]);
     assert_false(dip__is_given(&arguments.options, &arguments.options.images));
 }
 
