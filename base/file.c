@@ -86,6 +86,27 @@ void dip_map_close(struct dip_map *map)
     *map = (struct dip_map){0};
 }
 
+/* Wishes, all of them: refusal costs memory or time and nothing else. A region with advice of its
+ * own is also the limit of what the kernel maps around a page that is touched, which for large
+ * folios is up to 2 MB in either direction. */
+
+void dip_map_rest(const struct dip_map *map)
+{
+    if (!map->data)
+        return;
+    void *data = (void *)(uintptr_t)map->data;
+    (void)madvise(data, map->bytes, MADV_DONTNEED);
+    (void)madvise(data, map->bytes, MADV_RANDOM);
+}
+
+void dip_map_expect(const void *data, size_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = (uintptr_t)data / page * page;
+    uintptr_t end = ((uintptr_t)data + bytes + page - 1) / page * page;
+    (void)madvise((void *)first, end - first, MADV_NORMAL);
+}
+
 /* Fills at most `bytes` and says how much there was. */
 static enum dip_status read_all(int fd, const char *path, char *text, size_t bytes,
                                 struct dip_why *why, size_t *ret_bytes)

@@ -20,6 +20,14 @@ DIP_MUST_USE enum dip_status dip_map_open(const char *path, struct dip_why *why,
                                           struct dip_map *ret_map);
 void dip_map_close(struct dip_map *map);
 
+/* Takes the pages read so far out of this process's memory; those used again come back by
+ * themselves, from then on one by one rather than with their neighbours. */
+void dip_map_rest(const struct dip_map *map);
+
+/* After that: these bytes of a map, of which all will be used, come back in large pieces, but
+ * nothing beside them does. */
+void dip_map_expect(const void *data, size_t bytes);
+
 /* The file's bytes plus a terminating zero, owned by the caller (free). Errors as above, LIMIT
  * above bytes_max. */
 DIP_MUST_USE enum dip_status dip_file_read(const char *path, size_t bytes_max, struct dip_why *why,

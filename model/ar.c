@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/assert.h"
 #include "model/scratch.h"
@@ -29,6 +30,7 @@ struct dip_ar {
     struct dip_tensor norm;            /* [H] */
     struct layer *layers;
     float *inv_freq; /* [head_dim / 2] */
+    void *copies;    /* of a shard: its columns of every layer's o and down, and the norms */
 };
 
 /* Working tensors of one call; attention's and the MLP's share memory. */
@@ -87,6 +89,72 @@ static void slice_layer(const struct dip_ar *ar, struct layer *l)
     l->down = dip_columns_slice(l->down, shard->intermediate.first, shard->intermediate.count);
 }
 
+static size_t tensor_bytes(struct dip_tensor t)
+{
+    return dip_arena_round((size_t)dip_tensor_count(t) * dip_dtype_bytes(t.dtype));
+}
+
+/* From a view to the same values side by side, at *at. */
+static void take(struct dip_tensor *t, unsigned char **at)
+{
+    struct dip_tensor view = *t;
+    size_t element = dip_dtype_bytes(view.dtype);
+    int64_t columns = dip_tensor_columns(view);
+    size_t row_bytes = (size_t)columns * element;
+    for (int64_t r = 0; r < dip_tensor_rows(view); r++)
+        memcpy(*at + (size_t)r * row_bytes,
+               (const char *)view.data + (size_t)(r * view.row_stride) * element, row_bytes);
+    t->data = *at;
+    t->row_stride = columns;
+    *at += tensor_bytes(*t);
+}
+
+/* What a shard copies of a layer. Every page of a matrix holds some of a rank's columns, and the
+ * kernel maps much around a small vector: views of them would keep what is not the rank's. */
+enum { LAYER_COPIES = 6 };
+static void list_copies(struct layer *l, struct dip_tensor *ret_list[LAYER_COPIES])
+{
+    struct dip_tensor *list[LAYER_COPIES] = {&l->o,      &l->down,   &l->norm,
+                                             &l->q_norm, &l->k_norm, &l->mlp_norm};
+    memcpy(ret_list, list, sizeof list);
+}
+
+static enum dip_status copy_layers(struct dip_ar *ar, struct dip_why *why)
+{
+    struct dip_tensor *list[LAYER_COPIES];
+    size_t bytes = tensor_bytes(ar->norm);
+    for (int i = 0; i < ar->config.layers; i++) {
+        list_copies(&ar->layers[i], list);
+        for (int t = 0; t < LAYER_COPIES; t++)
+            bytes += tensor_bytes(*list[t]);
+    }
+    ar->copies = aligned_alloc(DIP_ARENA_ALIGN, bytes);
+    if (!ar->copies)
+        return dip_fail(why, DIP_NO_MEMORY, "no memory for the %zu bytes of a rank's columns",
+                        bytes);
+    unsigned char *at = ar->copies;
+    take(&ar->norm, &at);
+    for (int i = 0; i < ar->config.layers; i++) {
+        list_copies(&ar->layers[i], list);
+        for (int t = 0; t < LAYER_COPIES; t++)
+            take(list[t], &at);
+    }
+    return DIP_OK;
+}
+
+/* Of the file, the rank's rows and no more: what binding looked at elsewhere may go. */
+static void keep_rows(const struct dip_ar *ar, const struct dip_weights *w)
+{
+    dip_weights_rest(w);
+    dip_weights_expect(w, ar->head);
+    for (int i = 0; i < ar->config.layers; i++) {
+        const struct layer *l = &ar->layers[i];
+        const struct dip_tensor rows[] = {l->q, l->k, l->v, l->gate, l->up};
+        for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++)
+            dip_weights_expect(w, rows[r]);
+    }
+}
+
 static enum dip_status bind_all(struct dip_ar *ar, struct dip_weights *w, struct dip_why *why)
 {
     const struct dip_ar_config *c = &ar->config;
@@ -102,6 +170,10 @@ static enum dip_status bind_all(struct dip_ar *ar, struct dip_weights *w, struct
     else
         DIP_TRY(dip_weights_bind_2d(w, why, &ar->head, c->vocab, c->hidden, "lm_head.weight"));
     ar->head = dip_rows_slice(ar->head, ar->shard.vocab.first, ar->shard.vocab.count);
+    if (ar->shard.degree == 1)
+        return DIP_OK;
+    DIP_TRY(copy_layers(ar, why));
+    keep_rows(ar, w);
     return DIP_OK;
 }
 
@@ -158,6 +230,7 @@ void dip_ar_free(struct dip_ar *ar)
         return;
     free(ar->layers);
     free(ar->inv_freq);
+    free(ar->copies);
     free(ar);
 }
 

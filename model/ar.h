@@ -1,10 +1,10 @@
 /* model/ar.h - the autoregressive panel: Qwen3, one forward pass over a batch of rows from many
  * sequences.
  *
- * Owns views into weights and the rotary table; immutable after dip_ar_new, so engines may share
- * it. Paper: Qwen3 technical report (2505.09388); reference class Qwen3ForCausalLM of
- * transformers 4.51.3. Formulas: docs/models/blip3o-next.md. Letters: R rows in this call, H hidden
- * size, V vocabulary. */
+ * Owns views into weights, a shard's copies and the rotary table; immutable after dip_ar_new, so
+ * engines may share it. Paper: Qwen3 technical report (2505.09388); reference class
+ * Qwen3ForCausalLM of transformers 4.51.3. Formulas: docs/models/blip3o-next.md. Letters: R rows in
+ * this call, H hidden size, V vocabulary. */
 #pragma once
 
 #include "base/arena.h"
@@ -24,9 +24,10 @@ DIP_MUST_USE enum dip_status dip_ar_new(const struct dip_ar_config *config,
 void dip_ar_free(struct dip_ar *ar);
 
 /* The part of the panel that one rank of a tensor-parallel group owns: the same binding and checks,
- * then views of the rank's slices only. With a degree above 1 forward needs a group (dip_ar_args.
- * comm) of that degree, caches hold the rank's key/value heads, and logits are those of the rank's
- * vocabulary rows. */
+ * then the rank's slices only. Whole rows stay views of the file; columns, which lie in every page
+ * of it, and norms are copied once. The process keeps no other part of the weights in memory. With
+ * a degree above 1 forward needs a group (dip_ar_args. comm) of that degree, caches hold the rank's
+ * key/value heads, and logits are those of the rank's vocabulary rows. */
 DIP_MUST_USE enum dip_status dip_ar_shard_new(const struct dip_ar_config *config,
                                               const struct dip_shard *shard,
                                               struct dip_weights *weights, struct dip_why *why,

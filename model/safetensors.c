@@ -298,6 +298,11 @@ enum dip_status dip_safetensors_open(const char *path, struct dip_why *why,
     return DIP_OK;
 }
 
+void dip_safetensors_rest(const struct dip_safetensors *file)
+{
+    dip_map_rest(&file->map);
+}
+
 void dip_safetensors_close(struct dip_safetensors *file)
 {
     if (!file)

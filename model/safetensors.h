@@ -42,6 +42,9 @@ DIP_MUST_USE enum dip_status dip_safetensors_parse(const void *data, size_t byte
                                                    struct dip_safetensors **ret_file);
 void dip_safetensors_close(struct dip_safetensors *file);
 
+/* As dip_map_rest. */
+void dip_safetensors_rest(const struct dip_safetensors *file);
+
 size_t dip_safetensors_count(const struct dip_safetensors *file);
 
 /* In the order of their data. */

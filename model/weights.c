@@ -258,6 +258,19 @@ enum dip_status dip_weights_open(const char *directory, struct dip_why *why,
     return DIP_OK;
 }
 
+void dip_weights_rest(const struct dip_weights *weights)
+{
+    for (size_t i = 0; i < weights->shard_count; i++)
+        dip_safetensors_rest(weights->shards[i].file);
+}
+
+void dip_weights_expect(const struct dip_weights *weights, struct dip_tensor view)
+{
+    dip_assert(dip_tensor_is_dense(view));
+    if (!weights->is_random)
+        dip_map_expect(view.data, (size_t)dip_tensor_count(view) * dip_dtype_bytes(view.dtype));
+}
+
 void dip_weights_close(struct dip_weights *weights)
 {
     if (!weights)

@@ -36,6 +36,13 @@ DIP_MUST_USE enum dip_status dip_weights_open(const char *directory, struct dip_
 DIP_MUST_USE enum dip_status dip_weights_random(uint64_t seed, struct dip_weights **ret_weights);
 void dip_weights_close(struct dip_weights *weights);
 
+/* Gives back the memory of what has been read only to be checked: what is used comes back when it
+ * is used. Of random weights nothing can be given back. */
+void dip_weights_rest(const struct dip_weights *weights);
+
+/* After that: all of a dense view will be used, and what lies beside it need not come with it. */
+void dip_weights_expect(const struct dip_weights *weights, struct dip_tensor view);
+
 /* NULL when absent. */
 const struct dip_weight *dip_weights_find(const struct dip_weights *weights, const char *name);
 
