@@ -314,6 +314,8 @@ struct dip_membership_facts dip_membership_facts(const struct dip_membership *me
         .incarnation = registered ? m->member.incarnation : 0,
         .is_leading = leading,
         .epoch = leading ? m->leader.incarnation : 0,
+        .lead_until_ns = leading ? dip__lease_fence_ns(m) : 0,
+        .revision = m->view.revision,
         .is_listed = m->view.is_listed,
         .is_degraded = degraded,
         .why = degraded             ? m->why
@@ -357,7 +359,13 @@ bool dip_membership_leader(const struct dip_membership *membership,
 
 bool dip_membership_is_drain_wished(const struct dip_membership *membership, const char *id)
 {
-    return dip__view_find(membership, VIEW_DRAIN, id) != NULL;
+    return dip_membership_drain(membership, id) != NULL;
+}
+
+const char *dip_membership_drain(const struct dip_membership *membership, const char *id)
+{
+    const struct view_entry *entry = dip__view_find(membership, VIEW_DRAIN, id);
+    return entry ? entry->value : NULL;
 }
 
 enum dip_status dip_epoch_accept(struct dip_epoch *seen, int64_t epoch)

@@ -5,14 +5,16 @@
  * actions and is fed the store's replies. Under one prefix:
  *
  *     <prefix>/members/<id>  bound to the member's lease; the value is JSON {"version": 1,
- *                            "address": "host:port", "role": "ar" | "diffusion" | "coordinator",
- *                            "device": text, "model": text, "capacity": {slots by panel}}
- *     <prefix>/leader        bound to the leader's short lease; JSON {"id", "address"}
- *     <prefix>/groups/<id>   no lease, written under the guard of the leader's key; JSON {"epoch",
- *                            "ranks": [member ids]}
- *     <prefix>/drain/<id>    no lease: an operator's wish outlives processes; JSON {"since", "by"}
+ *                            "address": "host:port", "roles": ["ar", "diffusion", "coordinator"],
+ *                            "device": text, "model": text, "slots": {"ar": n, "diffusion": n}}
+ *     <prefix>/leader        bound to the leader's short lease; JSON {"version": 1, "id",
+ * "address"} <prefix>/groups/<id>   no lease, written under the guard of the leader's key; JSON
+ *                            {"version": 1, "epoch", "ranks": [member ids]}
+ *     <prefix>/drain/<id>    no lease: an operator's wish outlives processes; JSON {"version": 1,
+ *                            "since": seconds since 1970, "by": text, "why": text}
  *
- * Values pass through as text; who uses one reads it with distrust. What it holds at all times:
+ * Values pass through as text; who uses one reads it with distrust (net/registry_values.h). What it
+ * holds at all times:
  *
  *   - nobody leaves the view because the store is silent: a member leaves when the store says so.
  *     is_degraded tells that the view may be old, and why;
@@ -124,14 +126,16 @@ int64_t dip_membership_wake_ns(const struct dip_membership *membership);
 
 struct dip_membership_facts {
     bool is_registered;
-    int64_t incarnation; /* of this process; 0 = none yet */
-    bool is_leading;     /* at now_ns, by this process's own clock */
-    int64_t epoch;       /* of this process's leadership, while is_leading */
-    bool is_listed;      /* the view has been filled once */
-    bool is_degraded;    /* the store does not answer: nothing changes until it does */
-    const char *why;     /* for a person, when something is wrong */
-    uint64_t relists;    /* beside the first */
-    uint64_t left_out;   /* keys that did not fit or have no form we know */
+    int64_t incarnation;   /* of this process; 0 = none yet */
+    bool is_leading;       /* at now_ns, by this process's own clock */
+    int64_t epoch;         /* of this process's leadership, while is_leading */
+    int64_t lead_until_ns; /* when is_leading ends unless the lease is renewed; 0 = it is not */
+    int64_t revision;      /* of the store: all changes up to here are in the view */
+    bool is_listed;        /* the view has been filled once */
+    bool is_degraded;      /* the store does not answer: nothing changes until it does */
+    const char *why;       /* for a person, when something is wrong */
+    uint64_t relists;      /* beside the first */
+    uint64_t left_out;     /* keys that did not fit or have no form we know */
 };
 /* Also right when the last event was long ago: a leader that slept does not lead. */
 struct dip_membership_facts dip_membership_facts(const struct dip_membership *membership,
@@ -144,6 +148,8 @@ bool dip_membership_member(const struct dip_membership *membership, int *cursor,
 bool dip_membership_leader(const struct dip_membership *membership,
                            struct dip_membership_entry *ret_entry);
 bool dip_membership_is_drain_wished(const struct dip_membership *membership, const char *id);
+/* The wish's value, until the next feed; NULL when nobody wishes it. */
+const char *dip_membership_drain(const struct dip_membership *membership, const char *id);
 
 /* ---- fencing, for who receives commands ---- */
 

@@ -510,6 +510,10 @@ static void wishes_and_groups_are_fenced(void **state)
     assert_int_equal(w->nodes[other].written_status, DIP_OK);
     for (int n = 0; n < NODES; n++)
         assert_true(dip_membership_is_drain_wished(w->nodes[n].m, "n0"));
+    assert_string_equal(dip_membership_drain(w->nodes[leader].m, "n0"), "{\"by\": \"me\"}");
+    assert_null(dip_membership_drain(w->nodes[leader].m, "n1"));
+    assert_true(facts(w, leader).lead_until_ns > w->now_ns);
+    assert_int_equal(facts(w, other).lead_until_ns, 0);
     event.value = NULL;
     assert_int_equal(feed(w, leader, event), DIP_OK);
     run(w, DIP_SECOND_NS);
