@@ -144,7 +144,7 @@ static void a_server_stops_when_its_calls_are_done(void **state)
     pair_open(&p, NULL);
     pair_ask(&p, HANG, &seen, "");
     WAIT_UNTIL(p.loop, p.served[HANG].messages);
-    dip_rpc_server_stop(p.server, 10 * DIP_SECOND_NS, pair_on_stopped, &p);
+    dip_rpc_server_stop(p.server, 200 * DIP_SECOND_NS, pair_on_stopped, &p);
     int64_t until_ns = dip_clock_now_ns() + INT64_C(200) * DIP_MS_NS;
     while (dip_clock_now_ns() < until_ns)
         dip_rpc_loop_turn(p.loop, INT64_C(20) * DIP_MS_NS);
@@ -159,7 +159,7 @@ static void a_server_stops_when_its_calls_are_done(void **state)
     WAIT_UNTIL(p.loop, p.is_stopped && seen.closes);
     assert_int_equal(seen.code, DIP_RPC_OK);
     assert_string_equal(seen.last, "done");
-    assert_true(dip_clock_now_ns() - begun_ns < 5 * DIP_SECOND_NS); /* not the whole grace */
+    assert_true(dip_clock_now_ns() - begun_ns < 60 * DIP_SECOND_NS); /* not the whole grace */
     dip_rpc_server_free(p.server);
     p.server = NULL;
     pair_close(&p);

@@ -141,7 +141,7 @@ static void answers_come_from_another_thread(void **state)
     struct dip_why why = {0};
     struct dip_rpc_loop *loop;
     struct dip_rpc_channel *channels[4];
-    alarm(100);
+    alarm(250);
     assert_int_equal(dip_mailbox_new(sizeof(struct question), CALLS, &questions), DIP_OK);
     assert_int_equal(pthread_create(&worker, NULL, work, NULL), 0);
     serve();
@@ -188,7 +188,7 @@ static void all_loops_stop_together(void **state)
     struct dip_why why = {0};
     struct dip_rpc_loop *loop;
     struct dip_rpc_channel *channels[4];
-    alarm(100);
+    alarm(250);
     for (int round = 0; round < 5; round++) {
         serve();
         assert_int_equal(dip_rpc_loop_new(&(struct dip_rpc_loop_options){0}, &loop), DIP_OK);
