@@ -20,13 +20,16 @@ static enum dip_status open_tokenizer(const char *directory, struct dip_why *why
     return dip_tokenizer_open(path, why, ret_tokenizer);
 }
 
-/* The networks that the configuration describes: a published directory has all four. */
-static enum dip_status bind_networks(struct dip_model *m, struct dip_why *why)
+/* Of the networks that the configuration describes (a published directory has all four) those that
+ * are asked for. */
+static enum dip_status bind_networks(struct dip_model *m, uint32_t parts, struct dip_why *why)
 {
     const struct dip_config *c = &m->config;
     bool has_ar = c->ar.layers > 0, has_dit = c->dit.layers > 0;
-    if (has_ar)
+    if (has_ar && (parts & DIP_MODEL_AR))
         DIP_TRY(dip_ar_new(&c->ar, m->weights, why, &m->ar));
+    if (!(parts & DIP_MODEL_DIFFUSION))
+        return DIP_OK;
     if (has_ar && has_dit)
         DIP_TRY(dip_connector_new(c, m->weights, why, &m->connector));
     if (has_dit)
@@ -36,23 +39,33 @@ static enum dip_status bind_networks(struct dip_model *m, struct dip_why *why)
     return DIP_OK;
 }
 
-static enum dip_status open_all(struct dip_model *m, const char *directory, struct dip_why *why)
+static enum dip_status open_parts(struct dip_model *m, const char *directory, uint32_t parts,
+                                  struct dip_why *why)
 {
+    uint32_t networks = DIP_MODEL_AR | DIP_MODEL_DIFFUSION;
     DIP_TRY(dip_config_load(directory, why, &m->config));
     DIP_TRY(dip_weights_open(directory, why, &m->weights));
-    DIP_TRY(open_tokenizer(directory, why, &m->tokenizer));
-    DIP_TRY(bind_networks(m, why));
-    DIP_TRY(dip_weights_check_unused(m->weights, why));
+    if (parts & DIP_MODEL_TOKENIZER)
+        DIP_TRY(open_tokenizer(directory, why, &m->tokenizer));
+    DIP_TRY(bind_networks(m, parts, why));
+    if ((parts & networks) == networks)
+        DIP_TRY(dip_weights_check_unused(m->weights, why));
     return dip_weights_digest(m->weights, m->digest);
 }
 
 enum dip_status dip_model_open(const char *directory, struct dip_why *why,
                                struct dip_model **ret_model)
 {
+    return dip_model_open_parts(directory, DIP_MODEL_ALL, why, ret_model);
+}
+
+enum dip_status dip_model_open_parts(const char *directory, uint32_t parts, struct dip_why *why,
+                                     struct dip_model **ret_model)
+{
     struct dip_model *model = calloc(1, sizeof *model);
     if (!model)
         return dip_fail(why, DIP_NO_MEMORY, "%s: no memory to open it", directory);
-    enum dip_status status = open_all(model, directory, why);
+    enum dip_status status = open_parts(model, directory, parts, why);
     if (status) {
         dip_model_close(model);
         return dip_fail(why, status, "%s: %s", directory, dip_status_text(status));
@@ -66,7 +79,7 @@ static enum dip_status make_random(struct dip_model *m, const char *shape, uint6
 {
     DIP_TRY(dip_config_shape(shape, why, &m->config));
     DIP_TRY(dip_weights_random(seed, &m->weights));
-    DIP_TRY(bind_networks(m, why));
+    DIP_TRY(bind_networks(m, DIP_MODEL_ALL, why));
     return dip_weights_digest(m->weights, m->digest);
 }
 

@@ -34,6 +34,19 @@ DIP_MUST_USE enum dip_status dip_model_open(const char *directory, struct dip_wh
                                             struct dip_model **ret_model);
 void dip_model_close(struct dip_model *model);
 
+/* Only what a process needs: the rest is NULL and costs neither memory nor time. The digest is that
+ * of the whole model. Weights that nothing reads are looked for only when all networks are bound.
+ */
+enum dip_model_part {
+    DIP_MODEL_TOKENIZER = 1,
+    DIP_MODEL_AR = 2,
+    DIP_MODEL_DIFFUSION = 4, /* connector, transformer, decoder */
+    DIP_MODEL_ALL = 7,
+}; /* bits */
+DIP_MUST_USE enum dip_status dip_model_open_parts(const char *directory, uint32_t parts,
+                                                  struct dip_why *why,
+                                                  struct dip_model **ret_model);
+
 /* Random weights of built-in true shapes made in memory, for benchmarks: see dip_config_shape. Only
  * the parts that the shape has are present (the others NULL). */
 DIP_MUST_USE enum dip_status dip_model_random(const char *shape, uint64_t seed, struct dip_why *why,
