@@ -1,0 +1,174 @@
+/* net/spoke.c - the endpoint of a worker: mailboxes between its device thread and the loop. */
+#include "net/spoke.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "net/spoke_private.h"
+
+enum { INBOX_DEFAULT = 256, OUTBOX_MAX = 256 };
+
+void dip__spoke_log(const struct dip_spoke *spoke, const char *format, ...)
+{
+    char text[DIP_WHY_BYTES];
+    va_list arguments;
+    if (!spoke->options.log)
+        return;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    spoke->options.log(spoke->options.context, text);
+}
+
+int64_t dip__spoke_pause(int attempt, int64_t min_ns, int64_t max_ns)
+{
+    int64_t pause_ns = min_ns;
+    for (int i = 0; i < attempt && pause_ns < max_ns; i++)
+        pause_ns *= 2;
+    if (pause_ns > max_ns)
+        pause_ns = max_ns;
+    return pause_ns / 2 + (int64_t)(dip_entropy_seed() % (uint64_t)(pause_ns / 2 + 1));
+}
+
+bool dip__spoke_deliver(struct dip_spoke *spoke, struct dip_message *message)
+{
+    enum dip_status status = dip_mailbox_push(spoke->inbox, message);
+    if (status == DIP_BUSY)
+        return false;
+    if (status)
+        dip_message_release(message); /* the worker is going */
+    return true;
+}
+
+/* ---- the endpoint ---- */
+
+static void pump_posted(void *context, void *payload)
+{
+    (void)payload;
+    dip__spoke_pump(context);
+}
+
+static enum dip_status spoke_send(struct dip_endpoint *endpoint, uint32_t to, const void *message)
+{
+    struct dip_spoke *spoke = (struct dip_spoke *)endpoint;
+    if (to == DIP_SPOKE_SELF)
+        return dip_mailbox_push(spoke->inbox, message);
+    struct spoke_out out = {to, *(const struct dip_message *)message};
+    bool is_hinge = out.message.kind == DIP_MESSAGE_HINGE;
+    if (is_hinge ? to < ADDRESS_FIRST : to != DIP_SPOKE_COORDINATOR)
+        return DIP_UNREACHABLE;
+    DIP_TRY(dip_mailbox_push(is_hinge ? spoke->hinges : spoke->outbox, &out));
+    /* A loop that is too busy for the post looks at the mailboxes at its next tick. */
+    if (dip_flag_raise(&spoke->is_noted) &&
+        dip_rpc_loop_post(spoke->options.loop, pump_posted, spoke, NULL))
+        dip_flag_lower(&spoke->is_noted);
+    return DIP_OK;
+}
+
+static enum dip_status spoke_receive(struct dip_endpoint *endpoint, int64_t wait_ns,
+                                     void *ret_message)
+{
+    return dip_mailbox_pop(((struct dip_spoke *)endpoint)->inbox, wait_ns, ret_message);
+}
+
+/* The worker is gone: what others still send to it has nobody to go to. */
+static void spoke_close(struct dip_endpoint *endpoint)
+{
+    dip_mailbox_close(((struct dip_spoke *)endpoint)->inbox);
+}
+
+static const struct dip_endpoint_ops ops = {spoke_send, spoke_receive, spoke_close};
+
+/* ---- the front door ---- */
+
+static enum dip_status reserve(struct dip_spoke *spoke)
+{
+    const struct dip_spoke_options *o = &spoke->options;
+    int inbox_max = o->inbox_count_max > 0 ? o->inbox_count_max : INBOX_DEFAULT;
+    spoke->hand_overs = calloc(HAND_OVERS_MAX, sizeof *spoke->hand_overs);
+    if (!spoke->hand_overs)
+        return DIP_NO_MEMORY;
+    DIP_TRY(dip_wire_reader_new(&spoke->reader));
+    DIP_TRY(dip_mailbox_new(sizeof(struct dip_message), (size_t)inbox_max, &spoke->inbox));
+    DIP_TRY(dip_mailbox_new(sizeof(struct spoke_out), OUTBOX_MAX, &spoke->outbox));
+    return dip_mailbox_new(sizeof(struct spoke_out), OUTBOX_MAX, &spoke->hinges);
+}
+
+enum dip_status dip_spoke_new(const struct dip_spoke_options *options, struct dip_spoke **ret_spoke)
+{
+    dip_assert(options->load != NULL);
+    struct dip_spoke *spoke = calloc(1, sizeof *spoke);
+    if (!spoke)
+        return DIP_NO_MEMORY;
+    spoke->endpoint = (struct dip_endpoint){.ops = &ops, .address = DIP_SPOKE_SELF};
+    spoke->options = *options;
+    if (spoke->options.hinge_timeout_ns <= 0)
+        spoke->options.hinge_timeout_ns = 30 * DIP_SECOND_NS;
+    snprintf(spoke->cluster_id, sizeof spoke->cluster_id, "%s",
+             options->cluster_id ? options->cluster_id : "");
+    enum dip_status status = reserve(spoke);
+    if (status) {
+        dip_spoke_free(spoke);
+        return status;
+    }
+    dip__spoke_stream_init(spoke);
+    *ret_spoke = spoke;
+    return DIP_OK;
+}
+
+void dip_spoke_stop(struct dip_spoke *spoke)
+{
+    dip_assert(dip_rpc_loop_is_mine(spoke->options.loop));
+    if (spoke->is_stopping)
+        return;
+    dip__spoke_stream_stop(spoke);
+    dip__spoke_peers_close(spoke);
+}
+
+static void mailbox_drain(struct dip_mailbox *mailbox)
+{
+    struct spoke_out out;
+    while (mailbox && !dip_mailbox_pop(mailbox, 0, &out))
+        dip_message_release(&out.message);
+    dip_mailbox_free(mailbox);
+}
+
+void dip_spoke_free(struct dip_spoke *spoke)
+{
+    if (!spoke)
+        return;
+    struct dip_message message;
+    while (spoke->inbox && !dip_mailbox_pop(spoke->inbox, 0, &message))
+        dip_message_release(&message);
+    dip_mailbox_free(spoke->inbox);
+    mailbox_drain(spoke->outbox);
+    mailbox_drain(spoke->hinges);
+    dip_wire_reader_free(spoke->reader);
+    free(spoke->hand_overs);
+    free(spoke->frames);
+    free(spoke);
+}
+
+struct dip_endpoint *dip_spoke_endpoint(struct dip_spoke *spoke)
+{
+    return &spoke->endpoint;
+}
+
+int dip_spoke_methods(struct dip_spoke *spoke, struct dip_rpc_method ret_methods[2])
+{
+    return dip__spoke_receive_methods(spoke, ret_methods);
+}
+
+void dip_spoke_set_facts(struct dip_spoke *spoke, const struct dip_member_facts *facts)
+{
+    dip_assert(spoke->state == STREAM_DOWN);
+    spoke->options.facts = *facts;
+}
+
+bool dip_spoke_is_connected(struct dip_spoke *spoke)
+{
+    return dip_flag_is_raised(&spoke->is_connected);
+}
