@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "base/flag.h"
 #include "base/mailbox.h"
 #include "cluster/cluster.h"
 #include "engine/engine.h"
@@ -60,6 +61,13 @@ struct dip_worker {
     bool is_device_dead; /* a step failed: every job from here on fails with its status */
     enum dip_status device_status;
 
+    /* being told to stop: leave.c */
+    bool is_leaving;      /* the process wants to exit when nothing is left */
+    bool is_leave_heard;  /* the coordinator has answered that with DRAIN */
+    int64_t leaving_ns;   /* since when */
+    int64_t hand_back_ns; /* jobs that still run then are handed back; 0 = never */
+    struct dip_flag is_drained, is_failed;
+
     uint64_t turn;
     struct ar_job *ar_jobs; /* [hinge_slots] */
     struct dip_ar_event *ar_events;
@@ -84,6 +92,21 @@ struct dip_image_params dip__worker_params(const struct dip_job_params *params);
 
 /* A copy that the caller owns; data NULL when there was no memory or nothing to copy. */
 struct dip_payload dip__payload_copy(const void *data, size_t bytes);
+
+/* Says what the worker can hold: work comes after that. Not when it leaves. */
+void dip__worker_join(struct dip_worker *worker);
+
+/* ---- leave.c ---- */
+
+/* The stream to the coordinator broke: its jobs are somebody else's now. */
+void dip__worker_reset(struct dip_worker *worker, const struct dip_message *message);
+void dip__worker_drain(struct dip_worker *worker, const struct dip_message *message);
+void dip__worker_undrain(struct dip_worker *worker);
+void dip__worker_leave(struct dip_worker *worker, const struct dip_message *message);
+/* Every turn: what is due. */
+void dip__worker_leave_step(struct dip_worker *worker);
+/* Shows what is going on to the thread that sends heartbeats. */
+void dip__worker_load_show(struct dip_worker *worker);
 
 /* ---- ar.c ---- */
 

@@ -9,6 +9,9 @@
 #include "base/clock.h"
 #include "worker/state.h"
 
+/* How often one that leaves looks whether it may. */
+#define LEAVE_LOOK_NS (INT64_C(10) * DIP_MS_NS)
+
 /* What the device thread tells dip_worker_start. */
 struct start_report {
     enum dip_status status;
@@ -124,22 +127,25 @@ static enum dip_status engines_open(struct dip_worker *w, struct dip_why *why)
 }
 
 /* Equal fingerprint and equal request mean equal bytes: weights, build, device class. */
-static enum dip_status join(struct dip_worker *w)
+void dip__worker_join(struct dip_worker *w)
 {
-    struct dip_message message = {
-        .kind = DIP_MESSAGE_JOINED,
-        .as.joined = {.roles = w->options.roles,
-                      .ar_slots = w->options.ar_slots,
-                      .hinge_slots = w->options.hinge_slots,
-                      .diffusion_slots = w->options.diffusion_slots},
-    };
+    const struct dip_worker_options *o = &w->options;
+    struct dip_message message = {.kind = DIP_MESSAGE_JOINED, .as.joined.roles = o->roles};
+    if (w->is_leaving || w->is_device_dead)
+        return;
+    if (o->roles & DIP_ROLE_AR) {
+        message.as.joined.ar_slots = o->ar_slots;
+        message.as.joined.hinge_slots = o->hinge_slots;
+    }
+    if (o->roles & DIP_ROLE_DIFFUSION)
+        message.as.joined.diffusion_slots = o->diffusion_slots;
     char text[256];
     int bytes = snprintf(text, sizeof text, "diptych %s|%s|%s|strict", DIP_VERSION,
                          w->options.model->digest, dip_device_class(w->device));
     dip_assert(bytes > 0 && (size_t)bytes < sizeof text);
-    DIP_TRY(dip_sha256_hex(text, (size_t)bytes, message.as.joined.fingerprint));
+    enum dip_status status = dip_sha256_hex(text, (size_t)bytes, message.as.joined.fingerprint);
+    dip_assert(status == DIP_OK); /* of a library that has hashed the weights before */
     dip__worker_post(w, &message);
-    return DIP_OK;
 }
 
 static void jobs_fail(struct dip_worker *w)
@@ -177,6 +183,18 @@ static void handle(struct dip_worker *w, struct dip_message *message)
         dip__worker_ar_release(w, message->job_id);
         dip__worker_diffusion_release(w, message->job_id);
         break;
+    case DIP_MESSAGE_RESET:
+        dip__worker_reset(w, message);
+        break;
+    case DIP_MESSAGE_DRAIN:
+        dip__worker_drain(w, message);
+        break;
+    case DIP_MESSAGE_UNDRAIN:
+        dip__worker_undrain(w);
+        break;
+    case DIP_MESSAGE_LEAVING:
+        dip__worker_leave(w, message);
+        break;
     default: /* not for a worker */
         break;
     }
@@ -189,11 +207,31 @@ static bool has_live_job(const struct dip_worker *w)
                                   (w->diffusion && dip_diffusion_engine_live(w->diffusion) > 0));
 }
 
+static void count_step(struct dip_worker *w)
+{
+    if (w->options.load)
+        dip_counter_add(&w->options.load->steps, 1);
+}
+
+static enum dip_status steps(struct dip_worker *w)
+{
+    if (w->ar && dip_ar_engine_live(w->ar) > 0) {
+        DIP_TRY(dip__worker_ar_step(w));
+        count_step(w);
+    }
+    if (w->diffusion && dip_diffusion_engine_live(w->diffusion) > 0) {
+        DIP_TRY(dip__worker_diffusion_step(w));
+        count_step(w);
+    }
+    return DIP_OK;
+}
+
 /* Everything that has come, then one step of each panel: a command waits for one step at most. */
 static void turn(struct dip_worker *w)
 {
     struct dip_message message;
-    int64_t wait_ns = has_live_job(w) ? 0 : -1;
+    bool is_watching = w->is_leaving || w->hand_back_ns != 0;
+    int64_t wait_ns = has_live_job(w) ? 0 : is_watching ? LEAVE_LOOK_NS : -1;
     enum dip_status status;
     while (!w->is_stopping && !(status = dip_endpoint_receive(w->endpoint, wait_ns, &message))) {
         handle(w, &message);
@@ -201,18 +239,18 @@ static void turn(struct dip_worker *w)
     }
     if (!w->is_stopping && status == DIP_CANCELLED)
         w->is_stopping = true;
+    dip__worker_leave_step(w);
+    dip__worker_load_show(w);
     if (w->is_stopping || w->is_device_dead)
         return;
-    status = DIP_OK;
-    if (w->ar && dip_ar_engine_live(w->ar) > 0)
-        status = dip__worker_ar_step(w);
-    if (!status && w->diffusion && dip_diffusion_engine_live(w->diffusion) > 0)
-        status = dip__worker_diffusion_step(w);
+    status = steps(w);
     if (status) {
         w->is_device_dead = true;
         w->device_status = status;
         jobs_fail(w);
+        dip_flag_raise(&w->is_failed);
     }
+    dip__worker_load_show(w);
 }
 
 static void *device_main(void *argument)
@@ -221,7 +259,7 @@ static void *device_main(void *argument)
     struct start_report report = {0};
     report.status = engines_open(w, &report.why);
     if (!report.status)
-        report.status = join(w);
+        dip__worker_join(w);
     bool is_ready = report.status == DIP_OK;
     enum dip_status pushed = dip_mailbox_push(w->started, &report);
     dip_assert(pushed == DIP_OK); /* the box holds one report and gets one */
@@ -345,6 +383,25 @@ void dip_worker_stop(struct dip_worker *worker)
     while (!dip_endpoint_receive(worker->endpoint, 0, &message))
         dip_message_release(&message);
     worker_free(worker);
+}
+
+void dip_worker_drain(struct dip_worker *worker, int64_t grace_ns)
+{
+    struct dip_message leaving = {.kind = DIP_MESSAGE_LEAVING,
+                                  .from = worker->endpoint->address,
+                                  .as.grace.grace_ns = grace_ns};
+    while (dip_endpoint_send(worker->endpoint, worker->endpoint->address, &leaving) == DIP_BUSY)
+        dip_clock_sleep(DIP_MS_NS);
+}
+
+bool dip_worker_is_drained(struct dip_worker *worker)
+{
+    return dip_flag_is_raised(&worker->is_drained);
+}
+
+bool dip_worker_is_failed(struct dip_worker *worker)
+{
+    return dip_flag_is_raised(&worker->is_failed);
 }
 
 const char *dip_worker_backend(const struct dip_worker *worker)

@@ -6,9 +6,11 @@
  * and the endpoint's inbox; one file thread encodes pictures. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
+#include "cluster/job.h"
 #include "model/model.h"
 #include "net/net.h"
 
@@ -28,6 +30,7 @@ struct dip_worker_options {
     int diffusion_batch_max; /* jobs in one forward pass */
     int prompt_tokens_max, image_tokens_max;
     int latent_height_max, latent_width_max;
+    struct dip_member_load *load; /* NULL, or written by the device thread as it goes */
 };
 
 /* Starts the threads, opens the device, prepares the model and joins; returns when the worker is
@@ -38,6 +41,14 @@ DIP_MUST_USE enum dip_status dip_worker_start(const struct dip_worker_options *o
 
 /* Ends after the current step; live jobs are dropped without a word. */
 void dip_worker_stop(struct dip_worker *worker);
+
+/* The process is to exit: says LEAVING to the coordinator, hands back what runs longer than the
+ * grace, and then is drained. From any thread; returns at once. */
+void dip_worker_drain(struct dip_worker *worker, int64_t grace_ns);
+/* Nothing is left to do or to keep. Any thread. */
+bool dip_worker_is_drained(struct dip_worker *worker);
+/* The device is dead; its jobs have been handed back and nothing runs any more. Any thread. */
+bool dip_worker_is_failed(struct dip_worker *worker);
 
 /* Of the device it runs on: "cpu", "cpu-avx2", 2. Valid from start to stop. */
 const char *dip_worker_backend(const struct dip_worker *worker);
