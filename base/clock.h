@@ -9,7 +9,7 @@ enum { DIP_MS_NS = 1000000 };
 /* Monotonic nanoseconds; comparable within one process only. */
 int64_t dip_clock_now_ns(void);
 
-/* Nanoseconds since 1970, as the machine's clock has it: for what people read, never for waiting. */
+/* Nanoseconds since 1970 by the machine's clock: for what people read, never for waiting. */
 int64_t dip_clock_unix_ns(void);
 
 /* Returns after about wait_ns, sooner when a signal came: for a sender whose receiver is full. */

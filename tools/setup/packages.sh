@@ -2,8 +2,8 @@
 #
 # Sourced by quickstart and check. Nothing is installed when everything is there.
 
-packages_build="build-essential cmake ninja-build pkg-config libjansson-dev libssl-dev libcurl4-openssl-dev libpcre2-dev libutf8proc-dev libpng-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libgrpc-dev"
-packages_test="libcmocka-dev clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev cppcheck universal-ctags file etcd-server etcd-client openssl"
+packages_build="build-essential cmake ninja-build pkg-config libjansson-dev libssl-dev libcurl4-openssl-dev libmicrohttpd-dev libpcre2-dev libutf8proc-dev libpng-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libgrpc-dev"
+packages_test="libcmocka-dev clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev cppcheck universal-ctags file etcd-server etcd-client openssl prometheus"
 
 # packages_install NAME...: installs those that are missing, saying which; needs root or sudo only then.
 packages_install() {
