@@ -2,6 +2,7 @@
  * when. */
 #pragma once
 
+#include "cluster/groups.h"
 #include "cluster/job.h"
 #include "cluster/membership.h"
 #include "cluster/scheduler.h"
