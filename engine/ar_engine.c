@@ -41,14 +41,25 @@ static enum dip_status options_check(const struct dip_model *model,
     return DIP_OK;
 }
 
+/* Of a forward pass or of a group's drawing, whose turns do not overlap. */
+static size_t scratch_needed(const struct dip_ar_engine *engine)
+{
+    size_t forward = dip_ar_scratch_bytes(engine->ar, engine->rows_max);
+    if (!engine->comm)
+        return forward;
+    size_t draw = dip_comm_sample_scratch_bytes(engine->comm, engine->options.slot_count,
+                                                engine->config->vocab);
+    return draw > forward ? draw : forward;
+}
+
 static enum dip_status device_reserve(struct dip_ar_engine *engine)
 {
     const struct dip_ar_engine_options *o = &engine->options;
     int64_t slots = o->slot_count;
     int64_t H = engine->config->hidden;
-    int64_t V = engine->config->vocab;
+    int64_t V = dip_ar_shard(engine->ar)->vocab.count;
     size_t ids_bytes = dip_arena_round((size_t)engine->rows_max * sizeof(int32_t));
-    size_t scratch_bytes = dip_arena_round(dip_ar_scratch_bytes(engine->ar, engine->rows_max));
+    size_t scratch_bytes = dip_arena_round(scratch_needed(engine));
     size_t bytes = ids_bytes + dip__rows_bytes(engine->rows_max, H) +
                    2 * dip__rows_bytes(slots, H) + dip__rows_bytes(slots, V) + scratch_bytes;
     DIP_TRY(dip_ar_cache_init(engine->ar, engine->device, o->slot_count,
@@ -70,7 +81,7 @@ static enum dip_status host_reserve(struct dip_ar_engine *engine)
 {
     const struct dip_ar_engine_options *o = &engine->options;
     size_t ids_max = (size_t)o->prompt_tokens_max + (size_t)o->image_tokens_max;
-    size_t hidden_count = ((size_t)o->image_tokens_max + 1) * (size_t)engine->config->hidden;
+    size_t hidden_count = (size_t)engine->hinge_rows * (size_t)engine->config->hidden;
     engine->slots = calloc((size_t)o->slot_count, sizeof *engine->slots);
     engine->rows = calloc((size_t)engine->rows_max, sizeof *engine->rows);
     engine->row_ids = calloc((size_t)engine->rows_max, sizeof *engine->row_ids);
@@ -86,6 +97,22 @@ static enum dip_status host_reserve(struct dip_ar_engine *engine)
     return DIP_OK;
 }
 
+/* The whole panel, or of a group's the rank's part. */
+static enum dip_status panel_bind(struct dip_ar_engine *engine, const struct dip_model *model,
+                                  struct dip_why *why)
+{
+    engine->ar = model->ar;
+    if (!engine->comm || dip_comm_count(engine->comm) == 1)
+        return DIP_OK;
+    int degree = dip_comm_count(engine->comm);
+    engine->ar = NULL;
+    DIP_TRY(dip_shard_check(engine->config, degree, why));
+    struct dip_shard shard = dip_shard_of(engine->config, dip_comm_rank(engine->comm), degree);
+    DIP_TRY(dip_ar_shard_new(engine->config, &shard, model->weights, why, &engine->shard));
+    engine->ar = engine->shard;
+    return DIP_OK;
+}
+
 enum dip_status dip_ar_engine_new(const struct dip_model *model, struct dip_device *device,
                                   const struct dip_ar_engine_options *options, struct dip_why *why,
                                   struct dip_ar_engine **ret_engine)
@@ -95,15 +122,22 @@ enum dip_status dip_ar_engine_new(const struct dip_model *model, struct dip_devi
     struct dip_ar_engine *engine = calloc(1, sizeof *engine);
     if (!engine)
         goto out;
-    engine->ar = model->ar;
     engine->config = dip_ar_config(model->ar);
     engine->device = device;
     engine->options = *options;
+    engine->comm = options->comm;
+    status = panel_bind(engine, model, why);
+    if (status)
+        goto out;
+    bool is_rank_0 = !engine->comm || dip_comm_rank(engine->comm) == 0;
+    engine->hinge_rows = is_rank_0 ? options->image_tokens_max + 1 : 1;
     int ids_max = options->prompt_tokens_max + options->image_tokens_max;
     if (engine->options.prefill_rows_max > ids_max)
         engine->options.prefill_rows_max = ids_max;
     engine->rows_max = engine->options.prefill_rows_max + options->slot_count;
     status = host_reserve(engine);
+    if (!status && engine->comm)
+        status = dip__ar_group_reserve(engine);
     if (!status)
         status = dip_stream_open(device, &engine->stream);
     if (!status)
@@ -114,7 +148,7 @@ enum dip_status dip_ar_engine_new(const struct dip_model *model, struct dip_devi
     engine = NULL; /* ownership has moved to the caller */
 out:
     dip_ar_engine_free(engine);
-    if (status == DIP_NO_MEMORY)
+    if (status == DIP_NO_MEMORY && why && !why->text[0])
         return dip_fail(why, status, "no memory for %d autoregressive slots", options->slot_count);
     return status;
 }
@@ -123,7 +157,8 @@ void dip_ar_engine_free(struct dip_ar_engine *engine)
 {
     if (!engine)
         return;
-    dip_ar_cache_deinit(engine->ar, engine->device, &engine->cache);
+    if (engine->ar)
+        dip_ar_cache_deinit(engine->ar, engine->device, &engine->cache);
     dip_release(engine->device, &engine->mem);
     dip_stream_close(engine->stream);
     for (int i = 0; engine->slots && i < engine->options.slot_count; i++) {
@@ -134,10 +169,12 @@ void dip_ar_engine_free(struct dip_ar_engine *engine)
     free(engine->rows);
     free(engine->row_ids);
     free(engine->draws);
+    free(engine->control.data);
+    dip_ar_free(engine->shard);
     free(engine);
 }
 
-static struct dip__ar_slot *slot_find(const struct dip_ar_engine *engine, uint64_t id)
+struct dip__ar_slot *dip__ar_slot_find(const struct dip_ar_engine *engine, uint64_t id)
 {
     for (int i = 0; i < engine->options.slot_count; i++)
         if (engine->slots[i].is_live && engine->slots[i].id == id)
@@ -153,7 +190,7 @@ static bool ids_are_known(const int32_t *ids, int count, int vocab)
     return true;
 }
 
-static enum dip_status job_check(const struct dip_ar_engine *engine, const struct dip_ar_job *job)
+enum dip_status dip__ar_job_check(const struct dip_ar_engine *engine, const struct dip_ar_job *job)
 {
     const struct dip_image_params *p = &job->params;
     if (!in_range(job->prompt_count, 1, engine->options.prompt_tokens_max) ||
@@ -166,7 +203,8 @@ static enum dip_status job_check(const struct dip_ar_engine *engine, const struc
     if (!ids_are_known(job->prompt_ids, job->prompt_count, engine->config->vocab) ||
         !ids_are_known(job->forced_ids, job->forced_count, engine->config->vocab))
         return DIP_INVALID;
-    return slot_find(engine, job->id) ? DIP_INVALID : DIP_OK;
+    const struct dip__ar_slot *slot = dip__ar_slot_find(engine, job->id);
+    return slot && !slot->is_muted ? DIP_INVALID : DIP_OK;
 }
 
 /* A free slot, by preference one that last held the same prompt. */
@@ -188,10 +226,23 @@ static struct dip__ar_slot *slot_pick(const struct dip_ar_engine *engine,
 
 enum dip_status dip_ar_engine_admit(struct dip_ar_engine *engine, const struct dip_ar_job *job)
 {
-    DIP_TRY(job_check(engine, job));
-    struct dip__ar_slot *slot = slot_pick(engine, job);
-    if (!slot)
+    dip_assert(!engine->comm || dip_comm_rank(engine->comm) == 0);
+    DIP_TRY(dip__ar_job_check(engine, job));
+    if (engine->comm && dip__ar_group_holds(engine, job->id))
+        return DIP_INVALID;
+    if (dip_ar_engine_free_slots(engine) == 0)
         return DIP_BUSY;
+    if (engine->comm)
+        dip__ar_group_admit(engine, job);
+    else
+        dip__ar_slot_admit(engine, job);
+    return DIP_OK;
+}
+
+void dip__ar_slot_admit(struct dip_ar_engine *engine, const struct dip_ar_job *job)
+{
+    struct dip__ar_slot *slot = slot_pick(engine, job);
+    dip_assert(slot);
     bool is_cached = dip__ar_slot_holds(slot, job->prompt_ids, job->prompt_count);
     size_t prompt_count = (size_t)job->prompt_count;
     int eos_index = dip__ar_eos_index(engine->config, job->forced_ids, job->forced_count);
@@ -200,6 +251,7 @@ enum dip_status dip_ar_engine_admit(struct dip_ar_engine *engine, const struct d
     slot->is_live = true;
     slot->is_prefilled = false;
     slot->has_failed = false;
+    slot->is_muted = false;
     slot->id = job->id;
     slot->turn = engine->turn_next++;
     slot->params = job->params;
@@ -213,17 +265,30 @@ enum dip_status dip_ar_engine_admit(struct dip_ar_engine *engine, const struct d
         eos_index < 0 ? job->prompt_count + job->params.token_count : slot->known_count;
     slot->row_count = 0;
     dip_assert(slot->known_count <= slot->end_count);
-    return DIP_OK;
 }
 
 void dip_ar_engine_cancel(struct dip_ar_engine *engine, uint64_t id)
 {
-    struct dip__ar_slot *slot = slot_find(engine, id);
+    if (engine->comm)
+        dip__ar_group_cancel(engine, id);
+    else
+        dip__ar_slot_cancel(engine, id);
+}
+
+void dip__ar_slot_cancel(struct dip_ar_engine *engine, uint64_t id)
+{
+    struct dip__ar_slot *slot = dip__ar_slot_find(engine, id);
     if (slot)
         slot->is_live = false;
 }
 
+/* A muted slot is live until all ranks have let go of it. */
 int dip_ar_engine_live(const struct dip_ar_engine *engine)
+{
+    return dip__ar_slots_live(engine) + engine->control.admit_count;
+}
+
+int dip__ar_slots_live(const struct dip_ar_engine *engine)
 {
     int count = 0;
     for (int i = 0; i < engine->options.slot_count; i++)
@@ -233,5 +298,8 @@ int dip_ar_engine_live(const struct dip_ar_engine *engine)
 
 int dip_ar_engine_free_slots(const struct dip_ar_engine *engine)
 {
-    return engine->options.slot_count - dip_ar_engine_live(engine);
+    int free_count = engine->options.slot_count - engine->control.admit_count;
+    for (int i = 0; i < engine->options.slot_count; i++)
+        free_count -= engine->slots[i].is_live && !engine->slots[i].is_muted;
+    return free_count;
 }

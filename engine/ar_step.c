@@ -151,27 +151,39 @@ static void step_plan(struct dip_ar_engine *engine)
 
 /* ---- computing ---- */
 
-/* Ids of the planned rows into device memory: the first draw_count drawn there, the rest copied. */
-static enum dip_status ids_fill(struct dip_ar_engine *engine)
+/* The ids of the slots that draw, into device memory. A group exchanges something in every step. */
+static enum dip_status ids_draw(struct dip_ar_engine *engine)
 {
     struct dip_stream *s = engine->stream;
-    int32_t *ids = engine->ids.data;
     int draw_count = engine->draw_count;
-    int known_count = engine->row_count - draw_count;
-    if (known_count > 0)
-        DIP_TRY(dip_copy(s, dip_tensor_1d(ids + draw_count, DIP_I32, known_count),
-                         dip_tensor_1d(engine->row_ids + draw_count, DIP_I32, known_count)));
-    if (draw_count == 0)
-        return DIP_OK;
+    struct dip_tensor logits = dip_rows_slice(engine->logits, 0, draw_count);
+    struct dip_tensor drawn = dip_tensor_1d(engine->ids.data, DIP_I32, draw_count);
     for (int row = 0; row < draw_count; row++)
         DIP_TRY(dip_copy(s, dip_rows_slice(engine->drawing, row, 1),
                          dip_rows_slice(engine->last, engine->rows[row].slot, 1)));
-    struct dip_tensor logits = dip_rows_slice(engine->logits, 0, draw_count);
-    struct dip_tensor drawn = dip_tensor_1d(ids, DIP_I32, draw_count);
-    DIP_TRY(dip_ar_logits(engine->ar, s, logits, dip_rows_slice(engine->drawing, 0, draw_count)));
-    DIP_TRY(dip_sample(
-        s, &(struct dip_sample_args){.ids = drawn, .logits = logits, .draws = engine->draws}));
+    if (draw_count > 0)
+        DIP_TRY(
+            dip_ar_logits(engine->ar, s, logits, dip_rows_slice(engine->drawing, 0, draw_count)));
+    if (engine->comm)
+        DIP_TRY(dip__ar_group_draw(engine, drawn, logits));
+    else if (draw_count > 0)
+        DIP_TRY(dip_sample(
+            s, &(struct dip_sample_args){.ids = drawn, .logits = logits, .draws = engine->draws}));
+    if (draw_count == 0)
+        return DIP_OK;
     return dip_copy(s, dip_tensor_1d(engine->row_ids, DIP_I32, draw_count), drawn);
+}
+
+/* The known ids of the planned rows beside them. */
+static enum dip_status ids_fill(struct dip_ar_engine *engine)
+{
+    int32_t *ids = engine->ids.data;
+    int draw_count = engine->draw_count;
+    int known_count = engine->row_count - draw_count;
+    if (known_count == 0)
+        return DIP_OK;
+    return dip_copy(engine->stream, dip_tensor_1d(ids + draw_count, DIP_I32, known_count),
+                    dip_tensor_1d(engine->row_ids + draw_count, DIP_I32, known_count));
 }
 
 /* The states from the prompt's last on go to the slot's hinge; the newest also stays on the device
@@ -186,10 +198,13 @@ static enum dip_status slot_capture(struct dip_ar_engine *engine, struct dip__ar
     DIP_TRY(dip_check_finite(s, states, &slot->is_finite));
     if (skip_count >= slot->row_count)
         return DIP_OK;
+    int first = hinge_first + skip_count;
     int count = slot->row_count - skip_count;
-    float *hinge = slot->hidden + (int64_t)(hinge_first + skip_count) * H;
-    DIP_TRY(
-        dip_copy(s, dip_rows(hinge, DIP_F32, count, H), dip_rows_slice(states, skip_count, count)));
+    if (count > engine->hinge_rows - first)
+        count = engine->hinge_rows - first;
+    if (count > 0)
+        DIP_TRY(dip_copy(s, dip_rows(slot->hidden + (int64_t)first * H, DIP_F32, count, H),
+                         dip_rows_slice(states, skip_count, count)));
     return dip_copy(s, dip_rows_slice(engine->last, slot - engine->slots, 1),
                     dip_rows_slice(states, slot->row_count - 1, 1));
 }
@@ -203,6 +218,7 @@ static enum dip_status rows_compute(struct dip_ar_engine *engine)
         .ids = dip_tensor_1d(engine->ids.data, DIP_I32, engine->row_count),
         .rows = engine->rows,
         .cache = &engine->cache,
+        .comm = engine->comm,
     };
     DIP_TRY(dip_ar_forward(engine->ar, s, &args, &engine->scratch));
     for (int i = 0; i < engine->options.slot_count; i++)
@@ -290,20 +306,45 @@ static bool slot_report(struct dip__ar_slot *slot, struct dip_ar_event *event)
     return true;
 }
 
-enum dip_status dip_ar_engine_step(struct dip_ar_engine *engine, struct dip_ar_event *events,
-                                   int event_count_max, int *ret_event_count)
+/* Everyone settles every slot alike; who asked for events gets them, but for muted slots. */
+static int slots_report(struct dip_ar_engine *engine, struct dip_ar_event *events)
 {
-    dip_assert(event_count_max >= dip_ar_engine_live(engine));
+    int event_count = 0;
+    for (int i = 0; i < engine->options.slot_count; i++) {
+        struct dip__ar_slot *slot = &engine->slots[i];
+        struct dip_ar_event event;
+        if (slot->is_live && slot_report(slot, &event) && events && !slot->is_muted)
+            events[event_count++] = event;
+    }
+    return event_count;
+}
+
+enum dip_status dip__ar_step(struct dip_ar_engine *engine, struct dip_ar_event *events,
+                             int *ret_event_count)
+{
     step_plan(engine);
+    DIP_TRY(ids_draw(engine));
     if (engine->row_count > 0) {
         DIP_TRY(rows_compute(engine));
         slots_settle(engine);
     }
     DIP_TRY(slots_share(engine));
-    int event_count = 0;
-    for (int i = 0; i < engine->options.slot_count; i++)
-        if (engine->slots[i].is_live)
-            event_count += slot_report(&engine->slots[i], &events[event_count]);
-    *ret_event_count = event_count;
+    *ret_event_count = slots_report(engine, events);
     return DIP_OK;
+}
+
+enum dip_status dip_ar_engine_step(struct dip_ar_engine *engine, struct dip_ar_event *events,
+                                   int event_count_max, int *ret_event_count)
+{
+    dip_assert(event_count_max >= engine->options.slot_count - dip_ar_engine_free_slots(engine));
+    dip_assert(!engine->comm || dip_comm_rank(engine->comm) == 0);
+    enum dip_status status = engine->comm ? dip__ar_group_share(engine) : DIP_OK;
+    int event_count = 0;
+    if (!status && (!engine->comm || dip__ar_slots_live(engine) > 0))
+        status = dip__ar_step(engine, events, &event_count);
+    if (status && engine->comm)
+        dip_comm_abort(engine->comm); /* whatever it was: the others must not wait */
+    if (!status)
+        *ret_event_count = event_count;
+    return status;
 }

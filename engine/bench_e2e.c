@@ -157,7 +157,10 @@ enum dip_status dip__bench_e2e(struct dip__bench *bench)
                                .latent_height = g->latent_height,
                                .latent_width = g->latent_width,
                                .token_count = g->grid_height * g->grid_width}};
-    struct dip_ar_engine_options ar = {1, PROMPT_MAX, e.params.token_count, PROMPT_MAX};
+    struct dip_ar_engine_options ar = {.slot_count = 1,
+                                       .prompt_tokens_max = PROMPT_MAX,
+                                       .image_tokens_max = e.params.token_count,
+                                       .prefill_rows_max = PROMPT_MAX};
     struct dip_diffusion_engine_options diffusion = {1, 1, e.params.token_count + 1,
                                                      g->latent_height, g->latent_width};
     enum dip_status status = dip_ar_engine_new(m, bench->device, &ar, bench->why, &e.ar);

@@ -39,10 +39,16 @@ struct dip_ar_engine_options {
     int slot_count; /* sequences decoded in lockstep, 1..DIP_SLOTS_MAX */
     int prompt_tokens_max;
     int image_tokens_max;
-    int prefill_rows_max; /* prompt rows per step, so that a long prompt does not stall the others
-                           */
+    int prefill_rows_max;  /* prompt rows per step, so that a long prompt does not stall the others
+                            */
+    struct dip_comm *comm; /* the group of which this engine is a rank; NULL = alone. Stays the
+                              caller's, closed after the engine is freed */
 };
 
+/* In a group every rank makes an engine with equal options, which binds its shard of the panel.
+ * Rank 0 is driven like an engine alone; the others follow it (dip_ar_engine_follow) and hold the
+ * same jobs in the same slots. What rank 0 admits or cancels reaches them between two steps. All
+ * ranks draw the ids that one alone draws. */
 DIP_MUST_USE enum dip_status dip_ar_engine_new(const struct dip_model *model,
                                                struct dip_device *device,
                                                const struct dip_ar_engine_options *options,
@@ -69,6 +75,8 @@ DIP_MUST_USE enum dip_status dip_ar_engine_admit(struct dip_ar_engine *engine,
 
 /* Frees the slot; no event follows. Unknown ids are ignored. */
 void dip_ar_engine_cancel(struct dip_ar_engine *engine, uint64_t id);
+/* Above 0 while steps are due: for jobs, or on rank 0 to tell the others of one that is cancelled.
+ */
 int dip_ar_engine_live(const struct dip_ar_engine *engine);
 int dip_ar_engine_free_slots(const struct dip_ar_engine *engine);
 
@@ -87,10 +95,15 @@ struct dip_ar_event {
 };
 
 /* One advance of all live slots: at most prefill_rows_max prompt rows, one token for every decoding
- * slot. Writes up to one event per live slot. Errors: DEVICE (the engine is dead). */
+ * slot. Writes up to one event per live job. Errors: DEVICE; in a group those of ops/comm.h,
+ * within its bounds: a rank was lost, and with it the group. The engine is dead then. */
 DIP_MUST_USE enum dip_status dip_ar_engine_step(struct dip_ar_engine *engine,
                                                 struct dip_ar_event *events, int event_count_max,
                                                 int *ret_event_count);
+
+/* One turn of a rank other than 0: a step while jobs are live, else what rank 0 has to say, for
+ * which it waits at most wait_ns. Errors: BUSY (nothing yet), those of dip_ar_engine_step. */
+DIP_MUST_USE enum dip_status dip_ar_engine_follow(struct dip_ar_engine *engine, int64_t wait_ns);
 
 /* ---- diffusion engine ---- */
 
