@@ -175,7 +175,9 @@ void dip_core_tick(struct dip_core *core, int64_t now_ns)
 
 int64_t dip_core_wake_ns(const struct dip_core *core, int64_t now_ns)
 {
-    return core->outbox_count > 0 ? now_ns + DIP_MS_NS : INT64_MAX;
+    int64_t outbox_ns = core->outbox_count > 0 ? now_ns + DIP_MS_NS : INT64_MAX;
+    int64_t scheduler_ns = dip_scheduler_wake_ns(core->scheduler);
+    return outbox_ns < scheduler_ns ? outbox_ns : scheduler_ns;
 }
 
 const struct dip_scheduler *dip_core_scheduler(const struct dip_core *core)

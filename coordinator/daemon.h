@@ -41,17 +41,21 @@ struct dip_coordinator_daemon_options {
     /* NULL, or commands go here instead of to workers that connect, and what comes back is fed by
      * dip_coordinator_daemon_feed: for a cluster inside the process, and for benchmarks. */
     struct dip_endpoint *endpoint;
+    /* NULL, or told in a sentence what an operator should know. */
+    void (*log)(void *context, const char *text);
+    void *log_context;
     /* Ceilings; 0 = the default in brackets. */
-    int request_count_max;      /* admitted and not ended [1024] */
-    int image_count_max;        /* of all those together [4096] */
-    int member_count_max;       /* addresses of workers [256] */
-    int attempt_count_max;      /* workers that one image may take down [2] */
-    int images_per_request_max; /* [16] */
-    size_t result_bytes_max;    /* kept for Watch and for repeated requests [256 MiB] */
-    int result_count_max;       /* [16384] */
-    int64_t result_ns;          /* kept so long [10 min] */
-    int64_t deadline_ns;        /* of a request that brings none, and the longest [10 min] */
-    int64_t stall_ns;           /* a reader that takes nothing for so long is cut [60 s] */
+    int request_count_max;        /* admitted and not ended [1024] */
+    int image_count_max;          /* of all those together [4096] */
+    int member_count_max;         /* addresses of workers [256] */
+    int attempt_count_max;        /* workers that one image may take down [2] */
+    int tenant_request_count_max; /* of one tenant; 0 = no quota */
+    int images_per_request_max;   /* [16] */
+    size_t result_bytes_max;      /* kept for Watch and for repeated requests [256 MiB] */
+    int result_count_max;         /* [16384] */
+    int64_t result_ns;            /* kept so long [10 min] */
+    int64_t deadline_ns;          /* of a request that brings none, and the longest [10 min] */
+    int64_t stall_ns;             /* a reader that takes nothing for so long is cut [60 s] */
     int64_t heartbeat_ns, silence_ns, stuck_ns; /* net/hub.h's */
 };
 

@@ -10,7 +10,7 @@ declare -A may=(
 )
 # Narrower than folders: what a folder may take from another one.
 declare -A only=(
-  [coordinator/model]="model/tokenizer.h model/prompt.h model/config.h model/shard.h"
+  [coordinator/model]="model/tokenizer.h model/prompt.h model/config.h model/shard.h model/digest.h"
 )
 bad=0
 complain() { echo "$1"; bad=$((bad + 1)); }

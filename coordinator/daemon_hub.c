@@ -1,0 +1,51 @@
+/* coordinator/daemon_hub.c - the daemon's workers come over net/hub.h. */
+#include "coordinator/front.h"
+
+static void on_message(void *daemon, struct dip_message *message)
+{
+    dip_coordinator_daemon_feed(daemon, message);
+}
+
+static void on_log(void *daemon, const char *text)
+{
+    struct dip_coordinator_daemon *d = daemon;
+    if (d->options.log)
+        d->options.log(d->options.log_context, text);
+}
+
+enum dip_status dip__hub_open(struct dip_coordinator_daemon *d, struct dip_why *why)
+{
+    struct dip_hub_options options = {.loop = d->loop,
+                                      .member_count_max = (uint32_t)d->options.member_count_max - 1,
+                                      .cluster_id = d->cluster_id,
+                                      .heartbeat_ns = d->options.heartbeat_ns,
+                                      .silence_ns = d->options.silence_ns,
+                                      .stuck_ns = d->options.stuck_ns,
+                                      .on_message = on_message,
+                                      .log = on_log,
+                                      .context = d};
+    enum dip_status status = dip_hub_new(&options, &d->hub);
+    if (status)
+        return dip_fail(why, status, "no memory for %d workers", d->options.member_count_max);
+    d->options.endpoint = dip_hub_endpoint(d->hub);
+    d->methods[d->method_count++] = dip_hub_method(d->hub);
+    return DIP_OK;
+}
+
+void dip__hub_close(struct dip_coordinator_daemon *d)
+{
+    if (d->hub)
+        dip_hub_free(d->hub);
+}
+
+void dip__hub_lead(struct dip_coordinator_daemon *d, uint64_t epoch)
+{
+    if (d->hub)
+        dip_hub_set_epoch(d->hub, epoch);
+}
+
+void dip__hub_dismiss(struct dip_coordinator_daemon *d)
+{
+    if (d->hub)
+        dip_hub_dismiss(d->hub);
+}

@@ -1,0 +1,513 @@
+/* coordinator/service_cluster.c - diptych.v1.ClusterService: who is there, what waits, drain. */
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "coordinator/front.h"
+#include "coordinator/worker_message.h"
+#include "proto/time.h"
+
+#define METHOD DIP_FRONT_METHOD_CLUSTER
+
+enum {
+    PAGE_DEFAULT = 100,
+    PAGE_MAX = 1000,
+    TOKEN_BYTES = 129,
+    GRACE_DEFAULT_S = 60,
+    GRACE_MAX_S = 3600,
+};
+
+static char *text_of(const char *text)
+{
+    return (char *)(uintptr_t)text; /* protobuf-c's fields are not const */
+}
+
+static void refuse_field(struct dip_coordinator_daemon *d, struct dip_rpc_call *call,
+                         const char *field, const char *text)
+{
+    struct dip_error error;
+    dip_error_set(&error, DIP_REASON_BAD_FIELD, "%s: %s", field, text);
+    dip_error_fact(&error, "field", "%s", field);
+    dip_error_field(&error, field, "%s", text);
+    dip__reply_error(d, METHOD, call, &error);
+}
+
+/* Of a page; 0 and the call ended when it is beyond the limit. */
+static int page_size(struct dip_coordinator_daemon *d, struct dip_rpc_call *call, uint32_t size)
+{
+    if (size <= PAGE_MAX)
+        return size ? (int)size : PAGE_DEFAULT;
+    refuse_field(d, call, "page_size", "must be 1 to 1000");
+    return 0;
+}
+
+/* ---- workers as messages ---- */
+
+static Diptych__V1__Role role_of(uint32_t roles)
+{
+    bool is_ar = roles & DIP_ROLE_AR, is_diffusion = roles & DIP_ROLE_DIFFUSION;
+    return is_ar && is_diffusion ? DIPTYCH__V1__ROLE__ROLE_BOTH
+           : is_ar               ? DIPTYCH__V1__ROLE__ROLE_AR
+           : is_diffusion        ? DIPTYCH__V1__ROLE__ROLE_DIFFUSION
+                                 : DIPTYCH__V1__ROLE__ROLE_UNSPECIFIED;
+}
+
+static int64_t unix_of(int64_t at_ns)
+{
+    return dip_clock_unix_ns() - (dip_clock_now_ns() - at_ns);
+}
+
+void dip__worker_message(const struct dip_worker_view *view, struct worker_message *ret_message)
+{
+    Diptych__V1__Worker *w = &ret_message->worker;
+    diptych__v1__worker__init(w);
+    w->name = text_of(view->facts.name);
+    w->role = role_of(view->facts.roles);
+    w->state = (Diptych__V1__WorkerState)view->state; /* the same order */
+    w->group = text_of(view->group);
+    w->rank = (uint32_t)view->rank;
+    w->group_size = (uint32_t)view->group_size;
+    w->incarnation = view->facts.incarnation;
+    w->version = text_of(view->facts.version);
+    w->determinism_fingerprint = text_of(view->fingerprint);
+    w->slots = (uint32_t)view->slots;
+    w->slots_busy = (uint32_t)view->slots_busy;
+    w->steps_total = view->steps_total;
+    w->detail = text_of(view->detail);
+    w->address = text_of(view->facts.address);
+    dip_timestamp_encode(unix_of(view->since_ns), &ret_message->since);
+    w->since = &ret_message->since;
+    if (view->last_progress_ns == 0)
+        return;
+    dip_timestamp_encode(unix_of(view->last_progress_ns), &ret_message->last_progress);
+    w->last_progress = &ret_message->last_progress;
+}
+
+/* ---- pools ---- */
+
+struct pools {
+    Diptych__V1__Pool pools[2], *list[2];
+    Google__Protobuf__Duration waits[2];
+    char reasons[2][192];
+};
+
+static void count_workers(const struct dip_coordinator_daemon *d, uint32_t role,
+                          Diptych__V1__Pool *pool, int *ret_slots)
+{
+    *ret_slots = 0;
+    for (int i = 0; i < d->roster.entry_count; i++) {
+        const struct dip_worker_view *view = &d->roster.entries[i].view;
+        if (!d->roster.entries[i].is_used || !(view->facts.roles & role) || view->rank > 0)
+            continue;
+        bool is_ready =
+            view->state == DIP_WORKER_STATE_READY || view->state == DIP_WORKER_STATE_SUSPECT;
+        pool->ready += is_ready;
+        pool->draining += view->state == DIP_WORKER_STATE_DRAINING;
+        *ret_slots += is_ready ? view->slots : 0;
+    }
+}
+
+/* As many workers as would hold all that waits and runs in their slots. */
+static void say_wanted(Diptych__V1__Pool *pool, int slots, char *text, size_t bytes)
+{
+    uint32_t load = pool->queued + pool->running;
+    uint32_t each = pool->ready > 0 && slots > 0 ? (uint32_t)slots / pool->ready : 1;
+    each = each > 0 ? each : 1;
+    pool->wanted = (load + each - 1) / each;
+    snprintf(text, bytes, "%u jobs wait and %u run; a worker holds %u, and %u take work",
+             pool->queued, pool->running, each, pool->ready);
+    pool->reason = text;
+}
+
+static void fill_pools(const struct dip_coordinator_daemon *d, struct pools *p)
+{
+    struct dip_scheduler_stats stats = dip_scheduler_stats(dip_core_scheduler(d->core));
+    int slots[2];
+    for (int i = 0; i < 2; i++) {
+        diptych__v1__pool__init(&p->pools[i]);
+        p->list[i] = &p->pools[i];
+    }
+    p->pools[0].role = DIPTYCH__V1__ROLE__ROLE_AR;
+    p->pools[0].queued = (uint32_t)stats.ar_waiting;
+    p->pools[0].running = (uint32_t)stats.ar_running;
+    p->pools[1].role = DIPTYCH__V1__ROLE__ROLE_DIFFUSION;
+    p->pools[1].queued = (uint32_t)stats.diffusion_waiting;
+    p->pools[1].running = (uint32_t)(stats.diffusion_running + stats.encoding);
+    count_workers(d, DIP_ROLE_AR, &p->pools[0], &slots[0]);
+    count_workers(d, DIP_ROLE_DIFFUSION, &p->pools[1], &slots[1]);
+    dip_duration_encode(stats.oldest_wait_ns, &p->waits[0]);
+    dip_duration_encode(0, &p->waits[1]);
+    for (int i = 0; i < 2; i++) {
+        p->pools[i].oldest_wait = &p->waits[i];
+        say_wanted(&p->pools[i], slots[i], p->reasons[i], sizeof p->reasons[i]);
+    }
+}
+
+static void on_get_cluster(void *daemon, struct dip_rpc_call *call, const void *data, size_t bytes)
+{
+    struct dip_coordinator_daemon *d = daemon;
+    struct caller caller;
+    struct pools pools;
+    void *r = dip__reply_read(d, METHOD, call, DIP_SCOPE_READ,
+                              &diptych__v1__get_cluster_request__descriptor, data, bytes, &caller);
+    if (!r)
+        return;
+    Diptych__V1__GetClusterResponse response = DIPTYCH__V1__GET_CLUSTER_RESPONSE__INIT;
+    fill_pools(d, &pools);
+    response.cluster_id = d->cluster_id;
+    response.leader = d->is_leading ? d->address : d->leader;
+    response.epoch = d->epoch;
+    response.etcd_revision = d->registry_revision;
+    response.degraded = d->is_degraded;
+    response.degraded_reason = d->degraded_why;
+    response.pools = pools.list;
+    response.n_pools = 2;
+    dip__reply(d, METHOD, call, &response.base);
+    dip_proto_free(r);
+}
+
+static void on_scale_hint(void *daemon, struct dip_rpc_call *call, const void *data, size_t bytes)
+{
+    struct dip_coordinator_daemon *d = daemon;
+    struct caller caller;
+    struct pools pools;
+    void *r =
+        dip__reply_read(d, METHOD, call, DIP_SCOPE_READ,
+                        &diptych__v1__get_scale_hint_request__descriptor, data, bytes, &caller);
+    if (!r)
+        return;
+    Diptych__V1__GetScaleHintResponse response = DIPTYCH__V1__GET_SCALE_HINT_RESPONSE__INIT;
+    fill_pools(d, &pools);
+    response.pools = pools.list;
+    response.n_pools = 2;
+    dip__reply(d, METHOD, call, &response.base);
+    dip_proto_free(r);
+}
+
+/* ---- ListWorkers ---- */
+
+static int by_name(const void *a, const void *b)
+{
+    const struct roster_entry *const *left = a, *const *right = b;
+    return strcmp((*left)->view.facts.name, (*right)->view.facts.name);
+}
+
+struct worker_page {
+    const struct roster_entry **entries; /* [entry_count], sorted */
+    struct dip_worker_view *views;       /* [page] */
+    struct worker_message *messages;
+    Diptych__V1__Worker **list;
+    char token[TOKEN_BYTES];
+};
+
+static bool worker_page_reserve(struct worker_page *page, int entry_count, int size)
+{
+    page->entries = calloc((size_t)entry_count, sizeof(struct roster_entry *));
+    page->views = calloc((size_t)size, sizeof *page->views);
+    page->messages = calloc((size_t)size, sizeof *page->messages);
+    page->list = calloc((size_t)size, sizeof(Diptych__V1__Worker *));
+    return page->entries && page->views && page->messages && page->list;
+}
+
+static void worker_page_free(struct worker_page *page)
+{
+    free(page->entries);
+    free(page->views);
+    free(page->messages);
+    free(page->list);
+}
+
+static void worker_page_fill(const struct dip_coordinator_daemon *d, struct worker_page *page,
+                             const Diptych__V1__ListWorkersRequest *r, int size,
+                             Diptych__V1__ListWorkersResponse *response)
+{
+    int count = 0;
+    for (int i = 0; i < d->roster.entry_count; i++) {
+        const struct roster_entry *entry = &d->roster.entries[i];
+        if (entry->is_used && dip__roster_has_role(entry->view.facts.roles, r->role) &&
+            strcmp(entry->view.facts.name, r->page_token) > 0)
+            page->entries[count++] = entry;
+    }
+    qsort(page->entries, (size_t)count, sizeof(struct roster_entry *), by_name);
+    int shown = count < size ? count : size;
+    for (int i = 0; i < shown; i++) {
+        page->views[i] = dip__roster_view(d, page->entries[i]);
+        dip__worker_message(&page->views[i], &page->messages[i]);
+        page->list[i] = &page->messages[i].worker;
+    }
+    response->workers = page->list;
+    response->n_workers = (size_t)shown;
+    if (count > shown)
+        snprintf(page->token, sizeof page->token, "%s", page->views[shown - 1].facts.name);
+    response->next_page_token = page->token;
+}
+
+static void on_list_workers(void *daemon, struct dip_rpc_call *call, const void *data, size_t bytes)
+{
+    struct dip_coordinator_daemon *d = daemon;
+    struct caller caller;
+    struct dip_error error;
+    struct worker_page page = {.token = ""};
+    Diptych__V1__ListWorkersRequest *r =
+        dip__reply_read(d, METHOD, call, DIP_SCOPE_READ,
+                        &diptych__v1__list_workers_request__descriptor, data, bytes, &caller);
+    if (!r)
+        return;
+    Diptych__V1__ListWorkersResponse response = DIPTYCH__V1__LIST_WORKERS_RESPONSE__INIT;
+    int size = page_size(d, call, r->page_size);
+    if (size > 0 && worker_page_reserve(&page, d->roster.entry_count, size)) {
+        worker_page_fill(d, &page, r, size, &response);
+        dip__reply(d, METHOD, call, &response.base);
+    } else if (size > 0) {
+        dip__error_bug(d, &error, "no memory for the list");
+        dip__reply_error(d, METHOD, call, &error);
+    }
+    worker_page_free(&page);
+    dip_proto_free(r);
+}
+
+/* ---- WatchWorkers ---- */
+
+static void on_watch_open(void *daemon, struct dip_rpc_call *call)
+{
+    struct dip_coordinator_daemon *d = daemon;
+    struct roster_watch *watch = calloc(1, sizeof *watch);
+    if (watch)
+        watch->told = calloc((size_t)d->roster.entry_count, sizeof *watch->told);
+    if (!watch || !watch->told) {
+        free(watch);
+        dip_rpc_call_bind(call, NULL);
+        dip_rpc_call_finish(call, &(struct dip_rpc_status){.code = DIP_RPC_RESOURCE_EXHAUSTED,
+                                                           .message = "out of memory"});
+        return;
+    }
+    watch->daemon = d;
+    watch->call = call;
+    watch->next = d->roster.watches;
+    d->roster.watches = watch;
+    dip_rpc_call_bind(call, watch);
+}
+
+static void on_watch(void *context, struct dip_rpc_call *call, const void *data, size_t bytes)
+{
+    struct roster_watch *watch = context;
+    struct caller caller;
+    if (!watch)
+        return;
+    Diptych__V1__WatchWorkersRequest *r =
+        dip__reply_read(watch->daemon, METHOD, call, DIP_SCOPE_READ,
+                        &diptych__v1__watch_workers_request__descriptor, data, bytes, &caller);
+    if (!r)
+        return;
+    watch->role = r->role;
+    watch->has_begun = true;
+    dip__roster_watch_pump(watch);
+    dip_proto_free(r);
+}
+
+static void on_watch_writable(void *context, struct dip_rpc_call *call)
+{
+    (void)call;
+    if (context)
+        dip__roster_watch_pump(context);
+}
+
+static void on_watch_close(void *context, struct dip_rpc_call *call,
+                           const struct dip_rpc_status *status)
+{
+    (void)call;
+    (void)status;
+    struct roster_watch *watch = context;
+    if (!watch)
+        return;
+    struct roster_watch **at = &watch->daemon->roster.watches;
+    while (*at != watch)
+        at = &(*at)->next;
+    *at = watch->next;
+    free(watch->told);
+    free(watch);
+}
+
+void dip__roster_end(struct dip_coordinator_daemon *d)
+{
+    for (struct roster_watch *watch = d->roster.watches; watch; watch = watch->next)
+        dip_rpc_call_finish(watch->call, &(struct dip_rpc_status){.code = DIP_RPC_UNAVAILABLE,
+                                                                  .message = "the server stops"});
+}
+
+/* ---- Drain, Undrain ---- */
+
+static struct roster_entry *find_worker(struct dip_coordinator_daemon *d, struct dip_rpc_call *call,
+                                        const char *name)
+{
+    struct dip_error error;
+    struct roster_entry *entry = dip__roster_find(&d->roster, name);
+    if (entry)
+        return entry;
+    if (!d->is_leading && !dip__front_takes_requests(d, &error)) {
+        dip__reply_error(d, METHOD, call, &error); /* the leader may know it */
+        return NULL;
+    }
+    dip_error_set(&error, DIP_REASON_WORKER_UNKNOWN, "there is no worker \"%s\"", name);
+    dip_error_fact(&error, "worker", "%s", name);
+    dip__reply_error(d, METHOD, call, &error);
+    return NULL;
+}
+
+static void on_drain(void *daemon, struct dip_rpc_call *call, const void *data, size_t bytes)
+{
+    struct dip_coordinator_daemon *d = daemon;
+    struct caller caller;
+    int64_t grace_ns = 0;
+    Diptych__V1__DrainRequest *r =
+        dip__reply_read(d, METHOD, call, DIP_SCOPE_ADMIN, &diptych__v1__drain_request__descriptor,
+                        data, bytes, &caller);
+    if (!r)
+        return;
+    Diptych__V1__DrainResponse response = DIPTYCH__V1__DRAIN_RESPONSE__INIT;
+    bool is_good =
+        dip_duration_decode(r->grace, &grace_ns) && grace_ns <= GRACE_MAX_S * DIP_SECOND_NS;
+    struct roster_entry *entry = NULL;
+    if (!is_good)
+        refuse_field(d, call, "grace", "must be a duration of at most 1 h");
+    else
+        entry = find_worker(d, call, r->worker);
+    if (entry) {
+        struct worker_message message;
+        if (grace_ns == 0)
+            grace_ns = GRACE_DEFAULT_S * DIP_SECOND_NS;
+        dip__roster_drain(d, entry, true, grace_ns, r->reason);
+        if (d->on_drain)
+            d->on_drain(d->on_drain_context, r->worker, true, r->reason);
+        struct dip_worker_view view = dip__roster_view(d, entry);
+        dip__worker_message(&view, &message);
+        response.worker = &message.worker;
+        response.jobs_left =
+            (uint32_t)dip_scheduler_member(dip_core_scheduler(d->core), view.address).jobs;
+        dip__reply(d, METHOD, call, &response.base);
+    }
+    dip_proto_free(r);
+}
+
+static void on_undrain(void *daemon, struct dip_rpc_call *call, const void *data, size_t bytes)
+{
+    struct dip_coordinator_daemon *d = daemon;
+    struct caller caller;
+    Diptych__V1__UndrainRequest *r =
+        dip__reply_read(d, METHOD, call, DIP_SCOPE_ADMIN, &diptych__v1__undrain_request__descriptor,
+                        data, bytes, &caller);
+    if (!r)
+        return;
+    Diptych__V1__UndrainResponse response = DIPTYCH__V1__UNDRAIN_RESPONSE__INIT;
+    struct roster_entry *entry = find_worker(d, call, r->worker);
+    if (entry) {
+        struct worker_message message;
+        dip__roster_drain(d, entry, false, 0, "");
+        if (d->on_drain)
+            d->on_drain(d->on_drain_context, r->worker, false, "");
+        struct dip_worker_view view = dip__roster_view(d, entry);
+        dip__worker_message(&view, &message);
+        response.worker = &message.worker;
+        dip__reply(d, METHOD, call, &response.base);
+    }
+    dip_proto_free(r);
+}
+
+/* ---- ListJobs ---- */
+
+struct job_page {
+    Diptych__V1__Job *jobs, **list; /* [size] */
+    Google__Protobuf__Duration *ages;
+    char token[TOKEN_BYTES];
+};
+
+static bool job_page_reserve(struct job_page *page, int size)
+{
+    page->jobs = calloc((size_t)size, sizeof *page->jobs);
+    page->list = calloc((size_t)size, sizeof(Diptych__V1__Job *));
+    page->ages = calloc((size_t)size, sizeof *page->ages);
+    return page->jobs && page->list && page->ages;
+}
+
+static void job_page_fill(const struct dip_coordinator_daemon *d, struct job_page *page,
+                          const Diptych__V1__ListJobsRequest *r, const struct caller *caller,
+                          int size, Diptych__V1__ListJobsResponse *response)
+{
+    uint64_t after = strtoull(r->page_token, NULL, 10), last = 0;
+    bool sees_all = caller->scopes & DIP_SCOPE_ADMIN;
+    int64_t now_ns = dip_clock_now_ns();
+    int count = 0;
+    for (struct record *record = d->book.first_run; record; record = record->after) {
+        bool is_wanted = record->is_admitted && record->core_id > after &&
+                         (sees_all || strcmp(record->tenant, caller->tenant) == 0) &&
+                         (!r->tenant[0] || strcmp(record->tenant, r->tenant) == 0);
+        if (!is_wanted)
+            continue;
+        if (count == size) {
+            snprintf(page->token, sizeof page->token, "%llu", (unsigned long long)last);
+            break;
+        }
+        Diptych__V1__Job *job = &page->jobs[count];
+        diptych__v1__job__init(job);
+        dip_duration_encode(now_ns - record->admitted_ns, &page->ages[count]);
+        job->request_id = record->id;
+        job->tenant = record->tenant;
+        job->phase = text_of(dip_stage_name(record->stage));
+        job->age = &page->ages[count];
+        job->attempt = (uint32_t)record->attempts;
+        page->list[count++] = job;
+        last = record->core_id;
+    }
+    response->jobs = page->list;
+    response->n_jobs = (size_t)count;
+    response->next_page_token = page->token;
+}
+
+static void on_list_jobs(void *daemon, struct dip_rpc_call *call, const void *data, size_t bytes)
+{
+    struct dip_coordinator_daemon *d = daemon;
+    struct caller caller;
+    struct dip_error error;
+    struct job_page page = {.token = ""};
+    Diptych__V1__ListJobsRequest *r =
+        dip__reply_read(d, METHOD, call, DIP_SCOPE_READ,
+                        &diptych__v1__list_jobs_request__descriptor, data, bytes, &caller);
+    if (!r)
+        return;
+    Diptych__V1__ListJobsResponse response = DIPTYCH__V1__LIST_JOBS_RESPONSE__INIT;
+    int size = page_size(d, call, r->page_size);
+    if (size > 0 && job_page_reserve(&page, size)) {
+        job_page_fill(d, &page, r, &caller, size, &response);
+        dip__reply(d, METHOD, call, &response.base);
+    } else if (size > 0) {
+        dip__error_bug(d, &error, "no memory for the list");
+        dip__reply_error(d, METHOD, call, &error);
+    }
+    free(page.jobs);
+    free(page.list);
+    free(page.ages);
+    dip_proto_free(r);
+}
+
+void dip__service_cluster(struct dip_coordinator_daemon *d)
+{
+    static const struct {
+        const char *path;
+        enum dip_rpc_kind kind;
+        struct dip_rpc_handler handler;
+    } rows[] = {
+        {"/diptych.v1.ClusterService/GetCluster", DIP_RPC_UNARY, {.on_message = on_get_cluster}},
+        {"/diptych.v1.ClusterService/ListWorkers", DIP_RPC_UNARY, {.on_message = on_list_workers}},
+        {"/diptych.v1.ClusterService/WatchWorkers",
+         DIP_RPC_SERVER_STREAM,
+         {on_watch_open, on_watch, NULL, on_watch_writable, on_watch_close}},
+        {"/diptych.v1.ClusterService/Drain", DIP_RPC_UNARY, {.on_message = on_drain}},
+        {"/diptych.v1.ClusterService/Undrain", DIP_RPC_UNARY, {.on_message = on_undrain}},
+        {"/diptych.v1.ClusterService/GetScaleHint", DIP_RPC_UNARY, {.on_message = on_scale_hint}},
+        {"/diptych.v1.ClusterService/ListJobs", DIP_RPC_UNARY, {.on_message = on_list_jobs}},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        dip__service_add(d, rows[i].path, rows[i].kind, &rows[i].handler);
+}
