@@ -122,10 +122,8 @@ enum dip_status dip_spoke_new(const struct dip_spoke_options *options, struct di
 void dip_spoke_stop(struct dip_spoke *spoke)
 {
     dip_assert(dip_rpc_loop_is_mine(spoke->options.loop));
-    if (spoke->is_stopping)
-        return;
-    dip__spoke_stream_stop(spoke);
-    dip__spoke_peers_close(spoke);
+    if (!spoke->is_closing)
+        dip__spoke_stream_close(spoke);
 }
 
 static void mailbox_drain(struct dip_mailbox *mailbox)

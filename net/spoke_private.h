@@ -92,7 +92,8 @@ struct dip_spoke {
     struct dip_flag is_connected;
 
     /* the stream */
-    bool is_stopping;
+    bool is_closing;  /* says what is left, then hangs up */
+    bool is_stopping; /* nothing begins any more */
     char target[256]; /* "" = nobody leads */
     enum stream_state state;
     struct dip_rpc_channel *channel;
@@ -143,7 +144,8 @@ bool dip__spoke_deliver(struct dip_spoke *spoke, struct dip_message *message);
 /* ---- spoke_stream.c ---- */
 
 void dip__spoke_stream_init(struct dip_spoke *spoke);
-void dip__spoke_stream_stop(struct dip_spoke *spoke);
+/* Hangs up when all that the worker said has been taken, or after a while. */
+void dip__spoke_stream_close(struct dip_spoke *spoke);
 /* Sends what the mailboxes hold, as far as the stream takes it. */
 void dip__spoke_pump(struct dip_spoke *spoke);
 /* Tries again, soon, what a full inbox has not taken. */

@@ -25,11 +25,13 @@ enum {
 #define INBOX_NS     (INT64_C(2) * DIP_MS_NS)
 #define WELCOME_NS   (5 * DIP_SECOND_NS)
 #define STALL_NS     (10 * DIP_SECOND_NS)
+#define CLOSE_NS     DIP_SECOND_NS
 #define SETTLED_NS   (2 * DIP_SECOND_NS) /* a stream that stood so long was no mistake */
 #define PAUSE_NS_MIN (INT64_C(50) * DIP_MS_NS)
 #define PAUSE_NS_MAX (2 * DIP_SECOND_NS)
 
 static void connect_later(struct dip_spoke *spoke);
+static void stream_stop(void *context);
 static void stream_end(struct dip_spoke *spoke);
 
 static void set_timer(struct dip_spoke *spoke, struct dip_rpc_timer *timer, int64_t wait_ns)
@@ -192,6 +194,8 @@ void dip__spoke_pump(struct dip_spoke *spoke)
     while ((spoke->state != STREAM_UP || frames_send(spoke)) &&
            !dip_mailbox_pop(spoke->outbox, 0, &out))
         outgoing(spoke, &out.message);
+    if (spoke->is_closing && spoke->state == STREAM_UP && spoke->frame_count == 0)
+        dip_rpc_call_half_close(spoke->call);
 }
 
 /* ---- heartbeats, and what time brings ---- */
@@ -405,7 +409,7 @@ static void connect_now(void *context)
 
 static void connect_later(struct dip_spoke *spoke)
 {
-    if (!spoke->target[0] || spoke->is_stopping)
+    if (!spoke->target[0] || spoke->is_closing)
         return;
     /* A pause also before the first: a thousand workers lose one coordinator in one moment. */
     set_timer(spoke, &spoke->connect_timer,
@@ -431,7 +435,10 @@ static void stream_end(struct dip_spoke *spoke)
         fence(spoke);
         dip__spoke_pump(spoke);
     }
-    connect_later(spoke);
+    if (spoke->is_closing && !spoke->is_stopping)
+        stream_stop(spoke);
+    else
+        connect_later(spoke);
 }
 
 static void channel_close(struct dip_spoke *spoke)
@@ -444,7 +451,7 @@ void dip_spoke_set_coordinator(struct dip_spoke *spoke, const char *target)
 {
     dip_assert(dip_rpc_loop_is_mine(spoke->options.loop));
     const char *text = target ? target : "";
-    if (spoke->is_stopping || strcmp(text, spoke->target) == 0)
+    if (spoke->is_closing || strcmp(text, spoke->target) == 0)
         return;
     spoke->target[0] = '\0'; /* no connecting by the way */
     stream_end(spoke);
@@ -465,8 +472,9 @@ void dip__spoke_stream_init(struct dip_spoke *spoke)
     fence(spoke);
 }
 
-void dip__spoke_stream_stop(struct dip_spoke *spoke)
+static void stream_stop(void *context)
 {
+    struct dip_spoke *spoke = context;
     struct dip_rpc_loop *loop = spoke->options.loop;
     spoke->is_stopping = true;
     stream_end(spoke);
@@ -476,4 +484,17 @@ void dip__spoke_stream_stop(struct dip_spoke *spoke)
     channel_close(spoke);
     dip__spoke_put_drop(spoke, 0);
     dip__spoke_receive_drop(spoke, 0);
+    dip__spoke_peers_close(spoke);
+}
+
+void dip__spoke_stream_close(struct dip_spoke *spoke)
+{
+    spoke->is_closing = true;
+    if (spoke->state != STREAM_UP) {
+        stream_stop(spoke);
+        return;
+    }
+    spoke->connect_timer.fire = stream_stop;
+    set_timer(spoke, &spoke->connect_timer, CLOSE_NS);
+    dip__spoke_pump(spoke);
 }
