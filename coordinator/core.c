@@ -165,6 +165,11 @@ void dip_core_cancel_all(struct dip_core *core, int64_t now_ns)
             dip_core_cancel(core, now_ns, core->clients[i].request_id);
 }
 
+void dip_core_send(struct dip_core *core, uint32_t member, struct dip_message *message)
+{
+    dip__core_keep(core, member, message);
+}
+
 /* ---- time ---- */
 
 void dip_core_tick(struct dip_core *core, int64_t now_ns)

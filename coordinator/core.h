@@ -53,6 +53,10 @@ void dip_core_cancel_all(struct dip_core *core, int64_t now_ns);
  * leaves is the caller's to release. */
 void dip_core_feed(struct dip_core *core, int64_t now_ns, struct dip_message *message);
 
+/* A message that the scheduler has no part in (DRAIN, FORM_GROUP): in order with the commands, and
+ * kept like them while the member's inbox is full. Owns the payload. */
+void dip_core_send(struct dip_core *core, uint32_t member, struct dip_message *message);
+
 /* Due at dip_core_wake_ns at the latest (INT64_MAX: nothing is due). */
 void dip_core_tick(struct dip_core *core, int64_t now_ns);
 int64_t dip_core_wake_ns(const struct dip_core *core, int64_t now_ns);

@@ -26,6 +26,9 @@ static void set_timer(struct dip_coordinator_daemon *d, struct dip_rpc_timer *ti
 void dip__front_arm(struct dip_coordinator_daemon *d)
 {
     int64_t wake_ns = dip_core_wake_ns(d->core, dip_clock_now_ns());
+    int64_t groups_ns = dip__groups_wake_ns(d);
+    if (groups_ns < wake_ns)
+        wake_ns = groups_ns;
     if (wake_ns == INT64_MAX || d->is_stopped)
         dip_rpc_timer_clear(d->loop, &d->tick);
     else
@@ -35,7 +38,9 @@ void dip__front_arm(struct dip_coordinator_daemon *d)
 static void on_tick(void *daemon)
 {
     struct dip_coordinator_daemon *d = daemon;
-    dip_core_tick(d->core, dip_clock_now_ns());
+    int64_t now_ns = dip_clock_now_ns();
+    dip__groups_feed(d, now_ns, &(struct dip_message){.kind = DIP_MESSAGE_TICK});
+    dip_core_tick(d->core, now_ns);
     dip__front_arm(d);
 }
 
@@ -55,8 +60,10 @@ void dip_coordinator_daemon_feed(struct dip_coordinator_daemon *daemon, struct d
 {
     if (!daemon->is_leading)
         return;
+    int64_t now_ns = dip_clock_now_ns();
     dip__roster_feed(daemon, message);
-    dip_core_feed(daemon->core, dip_clock_now_ns(), message);
+    dip__groups_feed(daemon, now_ns, message);
+    dip_core_feed(daemon->core, now_ns, message);
     if (message->kind == DIP_MESSAGE_JOINED || message->kind == DIP_MESSAGE_LOST)
         dip__health_tell(daemon);
     dip__front_arm(daemon);
@@ -111,6 +118,7 @@ void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t
     d->is_leading = true;
     d->epoch = epoch;
     d->leader[0] = '\0';
+    dip__groups_lead(d, epoch);
     dip__hub_lead(d, epoch);
     dip__health_tell(d);
 }
@@ -134,6 +142,9 @@ void dip_coordinator_daemon_follow(struct dip_coordinator_daemon *daemon, const 
             dip_core_feed(d->core, dip_clock_now_ns(), &lost);
     }
     dip__roster_clear(d);
+    dip_groups_free(d->groups);
+    d->groups = NULL;
+    dip__front_arm(d);
     dip__health_tell(d);
 }
 
@@ -473,6 +484,7 @@ void dip_coordinator_daemon_free(struct dip_coordinator_daemon *daemon)
     dip_rpc_timer_clear(d->loop, &d->drain);
     dip_rpc_server_free(d->server);
     dip__hub_close(d);
+    dip_groups_free(d->groups);
     dip_core_free(d->core);
     dip__book_deinit(&d->book);
     dip__roster_deinit(&d->roster);

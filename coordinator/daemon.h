@@ -44,6 +44,10 @@ struct dip_coordinator_daemon_options {
     /* NULL, or told in a sentence what an operator should know. */
     void (*log)(void *context, const char *text);
     void *log_context;
+    int tensor_parallel;       /* ranks of an AR worker; 0 and 1: every AR worker by itself */
+    int group_count;           /* groups of so many ranks; 0 = as many as there are workers for */
+    bool allow_smaller_groups; /* rather fewer ranks than no group */
+    uint64_t legal_group_degrees; /* as dip_groups_options.legal_degrees */
     /* Ceilings; 0 = the default in brackets. */
     int request_count_max;        /* admitted and not ended [1024] */
     int image_count_max;          /* of all those together [4096] */

@@ -11,6 +11,7 @@
  * Owner thread of everything here: the loop's. */
 #pragma once
 
+#include "cluster/groups.h"
 #include "coordinator/core.h"
 #include "coordinator/daemon.h"
 #include "coordinator/record.h"
@@ -42,7 +43,8 @@ struct dip_coordinator_daemon {
     struct dip_tokenizer *tokenizer;
     char digest[65];
 
-    struct dip_hub *hub; /* NULL when commands go elsewhere */
+    struct dip_groups *groups; /* NULL without tensor parallelism, and while another leads */
+    struct dip_hub *hub;       /* NULL when commands go elsewhere */
     struct dip_core *core;
     struct book book;
     struct roster roster;
@@ -87,6 +89,13 @@ DIP_MUST_USE enum dip_status dip__hub_open(struct dip_coordinator_daemon *d, str
 void dip__hub_close(struct dip_coordinator_daemon *d);
 void dip__hub_lead(struct dip_coordinator_daemon *d, uint64_t epoch);
 void dip__hub_dismiss(struct dip_coordinator_daemon *d);
+
+/* ---- daemon_groups.c: nothing without tensor parallelism ---- */
+
+void dip__groups_lead(struct dip_coordinator_daemon *d, uint64_t epoch);
+void dip__groups_feed(struct dip_coordinator_daemon *d, int64_t now_ns,
+                      const struct dip_message *message);
+int64_t dip__groups_wake_ns(const struct dip_coordinator_daemon *d);
 
 /* ---- caller.c ---- */
 

@@ -242,10 +242,11 @@ void dip__roster_drain(struct dip_coordinator_daemon *d, struct roster_entry *en
     struct dip_message message = {.kind = is_draining ? DIP_MESSAGE_DRAIN : DIP_MESSAGE_UNDRAIN,
                                   .from = entry->view.address,
                                   .as.grace.grace_ns = grace_ns};
-    dip_core_feed(d->core, dip_clock_now_ns(), &message);
+    int64_t now_ns = dip_clock_now_ns();
+    dip__groups_feed(d, now_ns, &message);
+    dip_core_feed(d->core, now_ns, &message);
     message.from = 0;
-    enum dip_status status = dip_endpoint_send(d->options.endpoint, entry->view.address, &message);
-    (void)status; /* one that does not hear it gets no new work all the same */
+    dip_core_send(d->core, entry->view.address, &message);
     bool was_draining = entry->view.state == DIP_WORKER_STATE_DRAINING ||
                         entry->view.state == DIP_WORKER_STATE_DRAINED;
     if (is_draining && !was_draining)

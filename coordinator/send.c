@@ -41,7 +41,7 @@ static void note_no_memory(struct dip_core *core, const struct dip_action *actio
 
 /* ---- the outbox ---- */
 
-static void send_or_keep(struct dip_core *core, uint32_t member, struct dip_message *message)
+void dip__core_keep(struct dip_core *core, uint32_t member, struct dip_message *message)
 {
     enum dip_status status = DIP_BUSY;
     dip_assert(member < (uint32_t)core->options.limits.member_count_max);
@@ -136,7 +136,7 @@ static void send_ar(struct dip_core *core, const struct dip_action *action,
         payload_copy(action->forced_ids, (size_t)action->forced_count * sizeof(int32_t),
                      &ar->forced_ids);
     if (is_built) {
-        send_or_keep(core, action->member, &message);
+        dip__core_keep(core, action->member, &message);
     } else {
         dip_message_release(&message);
         note_no_memory(core, action);
@@ -156,7 +156,7 @@ static void send_diffusion(struct dip_core *core, const struct dip_action *actio
         payload_copy(resolved->hidden.data, resolved->hidden.bytes, &diffusion->hidden) &&
         payload_copy(resolved->noise.data, resolved->noise.bytes, &diffusion->noise);
     if (is_built) {
-        send_or_keep(core, action->member, &message);
+        dip__core_keep(core, action->member, &message);
     } else {
         dip_message_release(&message);
         note_no_memory(core, action);
@@ -178,11 +178,11 @@ void dip__core_send(struct dip_core *core, const struct dip_action *action,
         message.kind = DIP_MESSAGE_HAND_OVER;
         message.as.hand_over.to = action->to_member;
         message.as.hand_over.to_job_id = action->to_job_id;
-        send_or_keep(core, action->member, &message);
+        dip__core_keep(core, action->member, &message);
         break;
     case DIP_ACTION_RELEASE:
         message.kind = DIP_MESSAGE_RELEASE;
-        send_or_keep(core, action->member, &message);
+        dip__core_keep(core, action->member, &message);
         break;
     default:
         dip_assert(!"a command");

@@ -47,6 +47,8 @@ struct dip_core {
 void dip__core_send(struct dip_core *core, const struct dip_action *action,
                     const struct client *client);
 
+void dip__core_keep(struct dip_core *core, uint32_t member, struct dip_message *message);
+
 /* Tries again what a full inbox did not take. */
 void dip__outbox_flush(struct dip_core *core);
 /* Forgets what waits for a member that is gone. */

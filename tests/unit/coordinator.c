@@ -141,14 +141,21 @@ static void a_request_runs_through(void **state)
     dip_message_release(&diffusion);
 }
 
+/* What takes a worker away from its work, or brings it back. */
+static bool is_about_membership(enum dip_message_kind kind)
+{
+    return kind == DIP_MESSAGE_LOST || kind == DIP_MESSAGE_JOINED || kind == DIP_MESSAGE_LEAVING ||
+           kind == DIP_MESSAGE_DRAIN || kind == DIP_MESSAGE_GROUP_LOST;
+}
+
 /* A worker that says what no worker may say, about jobs that are not there. */
 static void strangers_are_ignored(void **state)
 {
     (void)state;
     join();
     for (int kind = 0; kind < DIP_MESSAGE_COUNT; kind++)
-        if (kind != DIP_MESSAGE_STOP && kind != DIP_MESSAGE_SUBMIT && kind != DIP_MESSAGE_LOST &&
-            kind != DIP_MESSAGE_JOINED)
+        if (kind != DIP_MESSAGE_STOP && kind != DIP_MESSAGE_SUBMIT &&
+            !is_about_membership((enum dip_message_kind)kind))
             tell((struct dip_message){.kind = (enum dip_message_kind)kind,
                                       .job_id = (uint64_t)kind << 20});
     uint64_t id = submit();

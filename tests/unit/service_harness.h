@@ -368,7 +368,8 @@ static inline void front_on_stopped(void *context)
 static inline void front_close(struct front *f)
 {
     dip_rpc_channel_close(f->channel);
-    dip_coordinator_daemon_drain(f->daemon, 0, front_on_stopped, f);
+    if (!f->is_stopped)
+        dip_coordinator_daemon_drain(f->daemon, 0, front_on_stopped, f);
     WAIT_UNTIL(f->loop, f->is_stopped);
     dip_coordinator_daemon_free(f->daemon);
     dip_stub_free(f->stub);
