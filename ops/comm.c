@@ -99,6 +99,11 @@ enum dip_status dip_comm_error(struct dip_comm *comm)
     return (enum dip_status)dip_word_get(&comm->error);
 }
 
+int dip_comm_missing(struct dip_comm *comm)
+{
+    return (int)dip_word_get(&comm->missing) - 1;
+}
+
 enum dip_status dip__comm_fail(struct dip_comm *comm, enum dip_status status)
 {
     dip_assert(status != DIP_OK);

@@ -136,5 +136,9 @@ DIP_MUST_USE enum dip_status dip_comm_await(struct dip_comm *comm, int from, int
 /* OK, or why the group ended. */
 enum dip_status dip_comm_error(struct dip_comm *comm);
 
+/* The rank that this one noticed to be dead or silent; -1 when none was, or another rank said so
+ * first. */
+int dip_comm_missing(struct dip_comm *comm);
+
 /* Ends the group for all ranks: collectives under way and later ones return CANCELLED. */
 void dip_comm_abort(struct dip_comm *comm);

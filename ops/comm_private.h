@@ -41,7 +41,8 @@ struct dip_comm {
     void *state;   /* the backend's */
     uint32_t turn; /* exchanges so far; device thread */
 
-    struct dip_word error; /* enum dip_status, set once */
+    struct dip_word error;   /* enum dip_status, set once */
+    struct dip_word missing; /* rank + 1, set once, before the error it explains */
     struct dip_word is_closing;
     int watch_wake; /* eventfd: something for the watching thread */
     bool is_watched;

@@ -61,6 +61,14 @@ static void lose(struct watch *w, int rank, enum dip_status status)
     (void)dip__comm_fail(w->comm, status);
 }
 
+/* Noticed here, not heard of from another rank. */
+static void miss(struct watch *w, int rank, enum dip_status status)
+{
+    if (!dip_comm_error(w->comm))
+        (void)dip_word_set_once(&w->comm->missing, (uint32_t)rank + 1);
+    lose(w, rank, status);
+}
+
 static void hear(struct watch *w, int rank, uint8_t byte)
 {
     struct dip_comm *comm = w->comm;
@@ -90,7 +98,7 @@ static void listen_to(struct watch *w, int rank)
         else if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
             return;
         else if (!w->is_over[rank])
-            lose(w, rank, DIP_UNREACHABLE);
+            miss(w, rank, DIP_UNREACHABLE);
     }
 }
 
@@ -120,7 +128,7 @@ static void keep_time(struct watch *w)
     w->next_beat_ns = now_ns + w->beat_ns;
     for (int r = 0; r < comm->count; r++)
         if (r != comm->rank && !w->is_over[r] && now_ns - w->heard_ns[r] > comm->silence_ns_max)
-            lose(w, r, DIP_TIMEOUT);
+            miss(w, r, DIP_TIMEOUT);
 }
 
 static void *watch_main(void *argument)

@@ -22,7 +22,7 @@ static bool has_job(const struct dip_worker *w)
     for (int i = 0; i < w->diffusion_job_count_max; i++)
         if (w->diffusion_jobs[i].id != 0 && w->diffusion_jobs[i].has_command)
             return true;
-    return false;
+    return dip__worker_group_is_busy(w);
 }
 
 /* With every buffer in hand the file thread has said all it had to say. */
@@ -51,6 +51,7 @@ void dip__worker_reset(struct dip_worker *w, const struct dip_message *message)
 {
     struct dip_message answer = {.kind = DIP_MESSAGE_RESET, .job_id = message->job_id};
     jobs_forget(w);
+    dip__worker_group_reset(w);
     w->hand_back_ns = 0;
     bool is_quiet = files_take(w, -1); /* a picture that comes late would be another job's */
     dip_assert(is_quiet);

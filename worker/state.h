@@ -68,6 +68,8 @@ struct dip_worker {
     int64_t hand_back_ns; /* jobs that still run then are handed back; 0 = never */
     struct dip_flag is_drained, is_failed;
 
+    struct group *group; /* group.c; NULL unless it is a rank of a group */
+
     uint64_t turn;
     struct ar_job *ar_jobs; /* [hinge_slots] */
     struct dip_ar_event *ar_events;
@@ -95,6 +97,26 @@ struct dip_payload dip__payload_copy(const void *data, size_t bytes);
 
 /* Says what the worker can hold: work comes after that. Not when it leaves. */
 void dip__worker_join(struct dip_worker *worker);
+
+/* What one message asks for; releases it. */
+void dip__worker_handle(struct dip_worker *worker, struct dip_message *message);
+
+/* ---- group.c ---- */
+
+DIP_MUST_USE enum dip_status dip__worker_group_new(struct dip_worker *worker);
+void dip__worker_group_free(struct dip_worker *worker);
+/* PREPARE_GROUP, FORM_GROUP, DISSOLVE_GROUP. */
+void dip__worker_group_command(struct dip_worker *worker, const struct dip_message *message);
+/* What came while the group was being formed. */
+bool dip__worker_group_pending(struct dip_worker *worker, struct dip_message *ret_message);
+/* The coordinator is gone, and with it the group. */
+void dip__worker_group_reset(struct dip_worker *worker);
+/* How long a rank may wait for messages that would wait wait_ns alone (negative = for ever). */
+int64_t dip__worker_group_wait_ns(const struct dip_worker *worker, int64_t wait_ns);
+/* A rank's part of a turn; *ret_is_step: it was a step. Errors: of the device, not of the group. */
+DIP_MUST_USE enum dip_status dip__worker_group_turn(struct dip_worker *worker, bool *ret_is_step);
+/* A rank other than 0 whose group works. */
+bool dip__worker_group_is_busy(const struct dip_worker *worker);
 
 /* ---- leave.c ---- */
 

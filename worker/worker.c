@@ -108,7 +108,9 @@ static enum dip_status engines_open(struct dip_worker *w, struct dip_why *why)
     struct dip_device_options device_options = {.backend = o->backend, .threads = o->threads};
     DIP_TRY(dip_device_open(&device_options, why, &w->device));
     DIP_TRY(model_prepare(w, why));
-    if (o->roles & DIP_ROLE_AR) {
+    if (o->ar_group)
+        DIP_TRY(dip__worker_group_new(w));
+    else if (o->roles & DIP_ROLE_AR) {
         struct dip_ar_engine_options options = {.slot_count = o->ar_slots,
                                                 .prompt_tokens_max = o->prompt_tokens_max,
                                                 .image_tokens_max = o->image_tokens_max,
@@ -131,7 +133,7 @@ void dip__worker_join(struct dip_worker *w)
 {
     const struct dip_worker_options *o = &w->options;
     struct dip_message message = {.kind = DIP_MESSAGE_JOINED, .as.joined.roles = o->roles};
-    if (w->is_leaving || w->is_device_dead)
+    if (w->is_leaving || w->is_device_dead || (w->group && !w->ar))
         return;
     if (o->roles & DIP_ROLE_AR) {
         message.as.joined.ar_slots = o->ar_slots;
@@ -161,7 +163,7 @@ static void jobs_fail(struct dip_worker *w)
             dip__worker_fail(w, w->diffusion_jobs[i].id, w->device_status, text);
 }
 
-static void handle(struct dip_worker *w, struct dip_message *message)
+void dip__worker_handle(struct dip_worker *w, struct dip_message *message)
 {
     switch (message->kind) {
     case DIP_MESSAGE_STOP:
@@ -195,6 +197,11 @@ static void handle(struct dip_worker *w, struct dip_message *message)
     case DIP_MESSAGE_LEAVING:
         dip__worker_leave(w, message);
         break;
+    case DIP_MESSAGE_PREPARE_GROUP:
+    case DIP_MESSAGE_FORM_GROUP:
+    case DIP_MESSAGE_DISSOLVE_GROUP:
+        dip__worker_group_command(w, message);
+        break;
     default: /* not for a worker */
         break;
     }
@@ -215,7 +222,12 @@ static void count_step(struct dip_worker *w)
 
 static enum dip_status steps(struct dip_worker *w)
 {
-    if (w->ar && dip_ar_engine_live(w->ar) > 0) {
+    if (w->group) {
+        bool is_step = false;
+        DIP_TRY(dip__worker_group_turn(w, &is_step));
+        if (is_step)
+            count_step(w);
+    } else if (w->ar && dip_ar_engine_live(w->ar) > 0) {
         DIP_TRY(dip__worker_ar_step(w));
         count_step(w);
     }
@@ -232,9 +244,11 @@ static void turn(struct dip_worker *w)
     struct dip_message message;
     bool is_watching = w->is_leaving || w->hand_back_ns != 0;
     int64_t wait_ns = has_live_job(w) ? 0 : is_watching ? LEAVE_LOOK_NS : -1;
-    enum dip_status status;
-    while (!w->is_stopping && !(status = dip_endpoint_receive(w->endpoint, wait_ns, &message))) {
-        handle(w, &message);
+    wait_ns = dip__worker_group_wait_ns(w, wait_ns);
+    enum dip_status status = DIP_OK;
+    while (!w->is_stopping && (dip__worker_group_pending(w, &message) ||
+                               !(status = dip_endpoint_receive(w->endpoint, wait_ns, &message)))) {
+        dip__worker_handle(w, &message);
         wait_ns = 0;
     }
     if (!w->is_stopping && status == DIP_CANCELLED)
@@ -265,6 +279,7 @@ static void *device_main(void *argument)
     dip_assert(pushed == DIP_OK); /* the box holds one report and gets one */
     while (is_ready && !w->is_stopping)
         turn(w);
+    dip__worker_group_free(w);
     dip_ar_engine_free(w->ar);
     dip_diffusion_engine_free(w->diffusion);
     dip_model_close(w->options.model); /* holds device memory since it was prepared */

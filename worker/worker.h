@@ -30,6 +30,10 @@ struct dip_worker_options {
     int diffusion_batch_max; /* jobs in one forward pass */
     int prompt_tokens_max, image_tokens_max;
     int latent_height_max, latent_width_max;
+    bool ar_group; /* the AR panel as a rank of a group: joins when rank 0 of one that is formed,
+                      not at the start. The roles are then AR alone */
+    const char *group_address;    /* of this host, numeric, for ranks on other hosts; NULL = all
+                                     ranks of its groups are on this one */
     struct dip_member_load *load; /* NULL, or written by the device thread as it goes */
 };
 

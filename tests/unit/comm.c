@@ -459,11 +459,15 @@ static void run_await_killed(struct rank_context *c)
         raise(SIGKILL);
     }
     if (c->rank == 0) {
+        need(dip_comm_missing(c->comm) == -1);
         while (!dip_comm_error(c->comm))
             dip_clock_sleep(DIP_MS_NS);
+        need(dip_comm_missing(c->comm) == 1 || dip_comm_missing(c->comm) == -1);
         return;
     }
     need(dip_comm_await(c->comm, 0, 60 * DIP_SECOND_NS) == DIP_UNREACHABLE);
+    int missing = dip_comm_missing(c->comm);
+    need(missing == 1 || missing == -1);
 }
 
 static void test_await_killed(void **state)
