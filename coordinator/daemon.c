@@ -20,7 +20,7 @@
 static void set_timer(struct dip_coordinator_daemon *d, struct dip_rpc_timer *timer, int64_t at_ns)
 {
     enum dip_status status = dip_rpc_timer_set(d->loop, timer, at_ns);
-    dip_assert(status == DIP_OK); /* two of the daemon's own, set before any request's */
+    dip_assert(status == DIP_OK); /* the daemon's own have been set since the start: they move */
 }
 
 void dip__front_arm(struct dip_coordinator_daemon *d)
@@ -29,9 +29,7 @@ void dip__front_arm(struct dip_coordinator_daemon *d)
     int64_t groups_ns = dip__groups_wake_ns(d);
     if (groups_ns < wake_ns)
         wake_ns = groups_ns;
-    if (wake_ns == INT64_MAX || d->is_stopped)
-        dip_rpc_timer_clear(d->loop, &d->tick);
-    else
+    if (!d->is_stopped)
         set_timer(d, &d->tick, wake_ns);
 }
 
@@ -64,6 +62,12 @@ void dip_coordinator_daemon_feed(struct dip_coordinator_daemon *daemon, struct d
     dip__roster_feed(daemon, message);
     dip__groups_feed(daemon, now_ns, message);
     dip_core_feed(daemon->core, now_ns, message);
+    if (message->kind == DIP_MESSAGE_LEAVING) {
+        /* The answer tells it that nothing more is on its way. */
+        struct dip_message drain = {.kind = DIP_MESSAGE_DRAIN,
+                                    .as.grace.grace_ns = message->as.grace.grace_ns};
+        dip_core_send(daemon->core, message->from, &drain);
+    }
     if (message->kind == DIP_MESSAGE_JOINED || message->kind == DIP_MESSAGE_LOST)
         dip__health_tell(daemon);
     dip__front_arm(daemon);
@@ -118,6 +122,10 @@ void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t
     d->is_leading = true;
     d->epoch = epoch;
     d->leader[0] = '\0';
+    struct dip_log_line line;
+    dip_log_begin(&line, d->options.log, DIP_LOG_INFO, "leading");
+    dip_log_int(&line, "epoch", (int64_t)epoch);
+    dip_log_end(&line);
     dip__groups_lead(d, epoch);
     dip__hub_lead(d, epoch);
     dip__health_tell(d);
@@ -130,6 +138,10 @@ void dip_coordinator_daemon_follow(struct dip_coordinator_daemon *daemon, const 
     bool was_leading = d->is_leading;
     d->is_leading = false;
     snprintf(d->leader, sizeof d->leader, "%s", leader ? leader : "");
+    struct dip_log_line line;
+    dip_log_begin(&line, d->options.log, DIP_LOG_INFO, "following");
+    dip_log_text(&line, "leader", d->leader);
+    dip_log_end(&line);
     if (!was_leading)
         return;
     bool takes = dip__front_takes_requests(d, &error);
@@ -196,6 +208,10 @@ static void on_drain_timer(void *daemon)
     struct dip_error error;
     if (d->is_stopping)
         return;
+    if (!d->is_draining) {
+        set_timer(d, &d->drain, INT64_MAX);
+        return;
+    }
     if (d->book.run_count > 0 && now_ns < d->drain_until_ns) {
         set_timer(d, &d->drain, d->drain_until_ns);
         return;
@@ -467,7 +483,10 @@ enum dip_status dip_coordinator_daemon_start(const struct dip_coordinator_daemon
         dip_coordinator_daemon_free(d);
         return dip_fail(why, status, "cannot start: %s", dip_status_text(status));
     }
+    /* All of them from the start, due or not: requests' timers must not take their places. */
     set_timer(d, &d->sweep, dip_clock_now_ns() + DIP_SECOND_NS);
+    set_timer(d, &d->tick, INT64_MAX);
+    set_timer(d, &d->drain, INT64_MAX);
     if (options->epoch)
         dip_coordinator_daemon_lead(d, options->epoch);
     *ret_daemon = d;

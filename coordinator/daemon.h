@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/log.h"
 #include "base/status.h"
 #include "cluster/cluster.h"
 #include "coordinator/coordinator.h"
@@ -41,9 +42,7 @@ struct dip_coordinator_daemon_options {
     /* NULL, or commands go here instead of to workers that connect, and what comes back is fed by
      * dip_coordinator_daemon_feed: for a cluster inside the process, and for benchmarks. */
     struct dip_endpoint *endpoint;
-    /* NULL, or told in a sentence what an operator should know. */
-    void (*log)(void *context, const char *text);
-    void *log_context;
+    struct dip_log *log;       /* NULL = none */
     int tensor_parallel;       /* ranks of an AR worker; 0 and 1: every AR worker by itself */
     int group_count;           /* groups of so many ranks; 0 = as many as there are workers for */
     bool allow_smaller_groups; /* rather fewer ranks than no group */

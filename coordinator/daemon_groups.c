@@ -19,8 +19,8 @@ void dip__groups_lead(struct dip_coordinator_daemon *d, uint64_t epoch)
                                          .allow_smaller = o->allow_smaller_groups,
                                          .legal_degrees = o->legal_group_degrees,
                                          .epoch_first = (epoch << EPOCH_BITS) + 1};
-    if (dip_groups_new(&options, &d->groups) && o->log)
-        o->log(o->log_context, "no memory to form tensor-parallel groups");
+    if (dip_groups_new(&options, &d->groups))
+        dip_log_say(o->log, DIP_LOG_ERROR, "no memory to form tensor-parallel groups");
 }
 
 static void carry_out(struct dip_coordinator_daemon *d, int64_t now_ns,

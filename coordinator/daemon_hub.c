@@ -9,8 +9,7 @@ static void on_message(void *daemon, struct dip_message *message)
 static void on_log(void *daemon, const char *text)
 {
     struct dip_coordinator_daemon *d = daemon;
-    if (d->options.log)
-        d->options.log(d->options.log_context, text);
+    dip_log_say(d->options.log, DIP_LOG_WARNING, "%s", text);
 }
 
 enum dip_status dip__hub_open(struct dip_coordinator_daemon *d, struct dip_why *why)

@@ -450,6 +450,40 @@ static void set_error(struct record *record, const struct dip_update *update,
     }
 }
 
+/* One line a request, with the time of all its stages and never its prompt. */
+static void log_end(const struct record *record, const struct dip_error *error)
+{
+    static const char *const keys[DIP_STAGE_COUNT] = {
+#define DIP_STAGE_KEY(name, text) text "_ms",
+        DIP_STAGE_LIST(DIP_STAGE_KEY)
+#undef DIP_STAGE_KEY
+    };
+    struct dip_log_line line;
+    char trace_id[33];
+    bool is_bug = error && error->reason == DIP_REASON_BUG;
+    dip_log_begin(&line, record->daemon->options.log, is_bug ? DIP_LOG_ERROR : DIP_LOG_INFO,
+                  "request");
+    dip_log_text(&line, "request_id", record->id);
+    dip_log_text(&line, "code",
+                 dip_rpc_code_name(error ? dip_reason_code(error->reason) : DIP_RPC_OK));
+    if (error) {
+        dip_log_text(&line, "reason", dip_reason_name(error->reason));
+        dip_log_text(&line, "message", error->message);
+    }
+    dip_log_text(&line, "tenant", record->tenant);
+    dip_log_int(&line, "images", record->images_done);
+    for (int i = 0; i < DIP_STAGE_COUNT; i++)
+        dip_log_ms(&line, keys[i], record->timings.stage_ns[i]);
+    dip_log_ms(&line, "total_ms", dip_clock_now_ns() - record->admitted_ns);
+    if (record->attempts > 1)
+        dip_log_int(&line, "attempts", record->attempts);
+    if (record->traceparent[0]) {
+        snprintf(trace_id, sizeof trace_id, "%.32s", record->traceparent + 3);
+        dip_log_text(&line, "trace_id", trace_id);
+    }
+    dip_log_end(&line);
+}
+
 static void on_ended(struct record *record, const struct dip_update *update)
 {
     struct dip_error error;
@@ -458,8 +492,10 @@ static void on_ended(struct record *record, const struct dip_update *update)
         return;
     }
     if (update->status == DIP_OK && !record->error) {
-        if (!record->is_check)
+        if (!record->is_check) {
             keep_completed(record);
+            log_end(record, NULL);
+        }
         dip__record_end(record, RECORD_SUCCEEDED, NULL);
         return;
     }
@@ -472,6 +508,7 @@ static void on_ended(struct record *record, const struct dip_update *update)
         record->is_again = true;
     record->daemon->stats.cancelled += is_cancelled;
     record->daemon->stats.failed[error.reason]++;
+    log_end(record, &error);
     dip__record_end(record, is_cancelled ? RECORD_CANCELLED : RECORD_FAILED, &error);
 }
 

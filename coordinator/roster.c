@@ -85,11 +85,27 @@ static void changed(struct dip_coordinator_daemon *d, struct roster_entry *entry
         dip__roster_watch_pump(watch);
 }
 
+static void log_state(const struct dip_coordinator_daemon *d, const struct roster_entry *entry,
+                      enum dip_worker_state state, const char *detail)
+{
+    struct dip_log_line line;
+    bool is_bad = state == DIP_WORKER_STATE_LOST || state == DIP_WORKER_STATE_SUSPECT;
+    if (entry->view.state == state)
+        return;
+    dip_log_begin(&line, d->options.log, is_bad ? DIP_LOG_WARNING : DIP_LOG_INFO, "worker");
+    dip_log_text(&line, "worker", entry->view.facts.name);
+    dip_log_text(&line, "state", dip_worker_state_text(state));
+    if (detail && detail[0])
+        dip_log_text(&line, "why", detail);
+    dip_log_end(&line);
+}
+
 static void state_set(struct dip_coordinator_daemon *d, struct roster_entry *entry,
                       enum dip_worker_state state, const char *detail)
 {
     if (entry->view.state != state)
         entry->view.since_ns = dip_clock_now_ns();
+    log_state(d, entry, state, detail);
     entry->view.state = state;
     if (detail) /* NULL: as it is */
         snprintf(entry->view.detail, sizeof entry->view.detail, "%s", detail);
