@@ -24,6 +24,11 @@ void dip__worker_ar_command(struct dip_worker *w, struct dip_message *message)
 {
     const struct dip_message_ar *command = &message->as.ar;
     struct ar_job *job = job_find(w, 0);
+    if (w->group && !w->ar && !w->is_device_dead) {
+        dip__worker_fail(w, message->job_id, DIP_CANCELLED,
+                         "handed back: the tensor-parallel group is not formed");
+        return;
+    }
     if (w->is_device_dead || !w->ar || !job) {
         dip__worker_fail(w, message->job_id, w->is_device_dead ? w->device_status : DIP_BUSY,
                          w->is_device_dead ? "the device failed before"

@@ -205,6 +205,8 @@ static enum dip_status worker_open(struct dip_worker_daemon *d, struct dip_why *
                                          .image_tokens_max = o->image_tokens_max,
                                          .latent_height_max = o->latent_height_max,
                                          .latent_width_max = o->latent_width_max,
+                                         .ar_group = o->ar_group,
+                                         .group_address = o->group_address,
                                          .load = &d->load};
     d->model = NULL; /* the worker's, also when it does not start */
     DIP_TRY(dip_worker_start(&options, why, &d->worker));

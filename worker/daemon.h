@@ -24,6 +24,8 @@ struct dip_worker_daemon_options {
     const char *backend; /* "auto", "cpu", "cuda"; NULL = "auto" */
     int threads;         /* CPU compute threads; 0 = all this process may use */
     uint32_t roles;      /* enum dip_role bits */
+    bool ar_group;       /* as of dip_worker_options */
+    const char *group_address;
 
     /* Who it is. */
     const char *name;       /* stable across restarts when given; NULL = host and process */
