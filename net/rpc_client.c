@@ -110,9 +110,8 @@ static enum dip_status connect_anew(struct dip_rpc_channel *channel, struct dip_
     else
         credentials = grpc_insecure_credentials_create();
     put_args(&args, &channel->options);
-    grpc_channel *core =
-        grpc_channel_create(channel->target, credentials,
-                            &(grpc_channel_args){.num_args = args.count, .args = args.list});
+    grpc_channel_args list = {.num_args = args.count, .args = args.list};
+    grpc_channel *core = grpc_channel_create(channel->target, credentials, &list);
     grpc_channel_credentials_release(credentials);
     if (channel->core)
         grpc_channel_destroy(channel->core);
@@ -248,14 +247,14 @@ static void renew(struct dip_rpc_channel *channel)
 /* What a client waits for from the first moment on. */
 static void begin(struct dip_rpc_call *call)
 {
-    grpc_op op = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
-    op.data.recv_status_on_client.trailing_metadata = &call->received_trailers;
-    op.data.recv_status_on_client.status = &call->end_code;
-    op.data.recv_status_on_client.status_details = &call->end_text;
-    dip__rpc_call_start(call, &op, 1, &call->end_op);
-    op = (grpc_op){.op = GRPC_OP_RECV_INITIAL_METADATA};
-    op.data.recv_initial_metadata.recv_initial_metadata = &call->received_headers;
-    dip__rpc_call_start(call, &op, 1, &call->headers_op);
+    grpc_op status = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
+    grpc_op headers = {.op = GRPC_OP_RECV_INITIAL_METADATA};
+    status.data.recv_status_on_client.trailing_metadata = &call->received_trailers;
+    status.data.recv_status_on_client.status = &call->end_code;
+    status.data.recv_status_on_client.status_details = &call->end_text;
+    dip__rpc_call_start(call, &status, 1, &call->end_op);
+    headers.data.recv_initial_metadata.recv_initial_metadata = &call->received_headers;
+    dip__rpc_call_start(call, &headers, 1, &call->headers_op);
     dip__rpc_call_receive(call);
     call->is_headers_wanted = true;
     dip__rpc_loop_touch(call->loop, call);

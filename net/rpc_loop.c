@@ -152,7 +152,7 @@ enum dip_status dip_rpc_loop_new(const struct dip_rpc_loop_options *options,
     /* Every call may need a timer of its own beside those of users. */
     loop->timer_count_max += (uint32_t)loop->place_count;
     loop->places = calloc((size_t)loop->place_count, sizeof loop->places[0]);
-    loop->timers = calloc(loop->timer_count_max, sizeof loop->timers[0]);
+    loop->timers = calloc(loop->timer_count_max, sizeof(void *)); /* a heap of pointers */
     if (!loop->places || !loop->timers)
         goto out;
     places_init(loop);

@@ -24,10 +24,10 @@ void dip__rpc_call_receive(struct dip_rpc_call *call)
 {
     if (call->is_receiving || call->is_paused || call->is_all_received || call->is_over)
         return;
-    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
-    op.data.recv_message.recv_message = &call->received;
+    grpc_op receive = {.op = GRPC_OP_RECV_MESSAGE};
+    receive.data.recv_message.recv_message = &call->received;
     call->is_receiving = true;
-    dip__rpc_call_start(call, &op, 1, &call->receive_op);
+    dip__rpc_call_start(call, &receive, 1, &call->receive_op);
 }
 
 void dip_rpc_call_pause(struct dip_rpc_call *call)
