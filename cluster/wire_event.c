@@ -492,7 +492,9 @@ static enum dip_status read_preview(const Pb_(Preview) * in, struct dip_why *why
 static void picture_drop(struct dip_wire_reader *reader)
 {
     free(reader->data);
-    *reader = (struct dip_wire_reader){0};
+    reader->data = NULL;
+    reader->bytes = reader->bytes_max = 0;
+    reader->job_id = 0;
 }
 
 /* Grows with what has really come, never with what was announced. */
@@ -500,7 +502,7 @@ static enum dip_status picture_reserve(struct dip_wire_reader *r, size_t bytes, 
 {
     if (bytes > PICTURE_BYTES_MAX)
         return dip_fail(why, DIP_LIMIT, "a picture of more than %d bytes", PICTURE_BYTES_MAX);
-    if (bytes <= r->bytes_max)
+    if (r->data && bytes <= r->bytes_max)
         return DIP_OK;
     size_t bytes_max = 2 * r->bytes_max > bytes ? 2 * r->bytes_max : bytes;
     unsigned char *data = realloc(r->data, bytes_max);

@@ -132,6 +132,8 @@ static enum dip_status model_open(struct dip_worker_daemon *d, struct dip_why *w
 {
     uint32_t parts = (d->options.roles & DIP_ROLE_AR ? DIP_MODEL_AR : 0u) |
                      (d->options.roles & DIP_ROLE_DIFFUSION ? DIP_MODEL_DIFFUSION : 0u);
+    if (d->options.ar_group && parts != DIP_MODEL_AR)
+        return dip_fail(why, DIP_INVALID, "a rank of a group has the role ar and no other");
     if (parts == 0)
         return dip_fail(why, DIP_INVALID, "a worker has the role ar, diffusion or both");
     DIP_TRY(dip_model_open_parts(d->options.model, parts, why, &d->model));
