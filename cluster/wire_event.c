@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "cluster/wire_private.h"
 #include "proto/diptych/v1/cluster.pb-c.h"
 
@@ -523,6 +524,7 @@ static enum dip_status read_chunk(struct dip_wire_reader *r, uint64_t job_id,
     if (r->job_id != job_id || r->bytes != in->offset || in->data.len == 0)
         return dip_fail(why, DIP_INVALID, "chunks of a picture do not follow each other");
     DIP_TRY(picture_reserve(r, r->bytes + in->data.len, why));
+    dip_assert(r->data != NULL); /* no chunk is empty */
     memcpy(r->data + r->bytes, in->data.data, in->data.len);
     r->bytes += in->data.len;
     return DIP_TIMEOUT;

@@ -38,10 +38,6 @@ struct dip_worker_daemon_options {
     const char *coordinator; /* "host:port" of the leader; NULL = set later */
     const struct dip_rpc_tls *tls; /* for what it serves and what it calls; NULL = plaintext */
 
-    /* The AR panel as one rank of a tensor-parallel group; the roles are then AR alone. */
-    bool ar_group;
-    const char *group_address; /* of this host, numeric, for ranks elsewhere; NULL = all are here */
-
     /* How much it holds; 0 = the default in brackets. */
     int ar_slots;            /* [4] */
     int hinge_slots;         /* [2 * ar_slots] */
