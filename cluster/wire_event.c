@@ -10,6 +10,7 @@ enum {
     PREVIEW_BYTES_MAX = 1 << 20,
     /* Of a picture's file: twice the pixels of the largest, which no PNG of it exceeds. */
     PICTURE_BYTES_MAX = 256 << 20,
+    CHUNK_BYTES = 256 << 10, /* a peer counts as heard when a frame is whole: not too large */
     HINGE_SLOTS_MAX = 4096,
     RANKS_MAX = 256,
 };
@@ -242,11 +243,11 @@ static enum dip_status encode_image(const struct dip_message *m, struct job_send
     if (picture->png.bytes > PICTURE_BYTES_MAX ||
         (is_hashed && !dip__wire_unhex(picture->sha256, sha256)))
         return DIP_LIMIT;
-    for (size_t at = 0; at < picture->png.bytes; at += DIP_WIRE_CHUNK_BYTES_MAX) {
+    for (size_t at = 0; at < picture->png.bytes; at += CHUNK_BYTES) {
         size_t left = picture->png.bytes - at;
         Pb_(ImageChunk) chunk = PB_(IMAGE_CHUNK__INIT);
         chunk.offset = at;
-        chunk.data.len = left < DIP_WIRE_CHUNK_BYTES_MAX ? left : DIP_WIRE_CHUNK_BYTES_MAX;
+        chunk.data.len = left < CHUNK_BYTES ? left : CHUNK_BYTES;
         chunk.data.data = (uint8_t *)picture->png.data + at;
         s->event.image_chunk = &chunk;
         DIP_TRY(send_job(s, PB_(JOB_EVENT__KIND_IMAGE_CHUNK)));

@@ -18,8 +18,8 @@
 
 enum {
     FRAMES_QUEUED_MAX = 64,
-    FRAME_BYTES_QUEUED_MAX = 4 << 20,
-    HEARTBEAT_KEY = 1, /* a newer one takes the place of one that waits */
+    FRAME_BYTES_QUEUED_MAX = 1 << 20, /* what a slow line takes in less than STALL_NS */
+    HEARTBEAT_KEY = 1,                /* a newer one takes the place of one that waits */
 };
 #define TICK_NS      (INT64_C(200) * DIP_MS_NS)
 #define INBOX_NS     (INT64_C(2) * DIP_MS_NS)
@@ -104,14 +104,16 @@ static void frames_drop(struct dip_spoke *spoke)
 /* True when all of it is with the call. */
 static bool frames_send(struct dip_spoke *spoke)
 {
+    bool is_moving = spoke->blocked_ns == 0;
     while (spoke->frame_first < spoke->frame_count) {
         struct spoke_frame *frame = &spoke->frames[spoke->frame_first];
         enum dip_status status = dip_rpc_call_send(spoke->call, frame->data, frame->bytes, 0);
         if (status == DIP_BUSY) {
-            if (spoke->blocked_ns == 0)
+            if (is_moving)
                 spoke->blocked_ns = dip_clock_now_ns();
             return false;
         }
+        is_moving = true;
         if (status)
             free(frame->data); /* the stream is ending */
         spoke->frame_first++;
