@@ -11,8 +11,9 @@
  * watching and cancelling), `admin` (drain, everybody's jobs). Who has any may read.
  *
  * A token is compared with every line, in a time that depends on their number only. The file is
- * looked at when a token is, at most once a second; a file that is broken or gone is not taken:
- * what was in use stays in use, and dip_tokens_why says so. Thread: one owner. */
+ * looked at when a token is, at most once a second. A file that is gone, broken or of no bytes
+ * (somebody is about to write it) is not taken: what was in use stays in use, and dip_tokens_why
+ * says so; a comment alone takes every token away. Thread: one owner. */
 #pragma once
 
 #include <stddef.h>
