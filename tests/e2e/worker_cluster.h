@@ -2,7 +2,8 @@
  * itself: a hub on a loop that the test turns, so that each test is a sequence of "tell this member
  * that" and "wait until".
  *
- * The test program is the worker's program, too: `test worker ROLES NAME PORT`. */
+ * The test program is the worker's program, too: `test worker ROLES NAME PORT`, with roles a, d, or
+ * g for a rank of a tensor-parallel group. */
 #pragma once
 
 #include <setjmp.h>
@@ -24,7 +25,14 @@
 #include "net/hub.h"
 #include "worker/daemon.h"
 
-enum { CLUSTER_MEMBERS = 8, CLUSTER_JOBS = 32, CLUSTER_PROCESSES = 8, PROMPT_IDS = 12 };
+enum {
+    CLUSTER_MEMBERS = 8,
+    CLUSTER_JOBS = 32,
+    CLUSTER_PROCESSES = 8,
+    CLUSTER_GROUPS = 64,
+    PROMPT_IDS = 12,
+    CLUSTER_TOKENS_MAX = 240
+};
 static const char cluster_model[] = "tests/golden/tiny-a/model";
 #define CLUSTER_PATIENCE_NS (60 * DIP_SECOND_NS)
 
@@ -48,6 +56,14 @@ struct heard_member {
     struct dip_message_heartbeat beat;
 };
 
+/* News of a group, in the order of their coming. */
+struct heard_group {
+    enum dip_message_kind kind;
+    uint32_t from;
+    int64_t at_ns;
+    struct dip_message_group group;
+};
+
 struct cluster {
     struct dip_rpc_loop *loop;
     struct dip_hub *hub;
@@ -59,6 +75,8 @@ struct cluster {
     int joins;
     struct heard_member members[CLUSTER_MEMBERS + 1];
     struct heard_job jobs[CLUSTER_JOBS];
+    struct heard_group groups[CLUSTER_GROUPS];
+    int group_count;
     pid_t pids[CLUSTER_PROCESSES];
 };
 
@@ -164,6 +182,13 @@ static inline void hear(void *context, struct dip_message *message)
     case DIP_MESSAGE_LOST:
         member->lost++;
         member->lost_ns = dip_clock_now_ns();
+        break;
+    case DIP_MESSAGE_GROUP_PREPARED:
+    case DIP_MESSAGE_GROUP_FORMED:
+    case DIP_MESSAGE_GROUP_LOST:
+        assert_true(c->group_count < CLUSTER_GROUPS);
+        c->groups[c->group_count++] = (struct heard_group){message->kind, message->from,
+                                                           dip_clock_now_ns(), message->as.group};
         break;
     default:
         hear_job(c, message);
@@ -310,13 +335,15 @@ static inline int worker_main(char **arguments)
         .model = cluster_model,
         .backend = "cpu",
         .threads = 1,
-        .roles = (strchr(arguments[2], 'a') ? DIP_ROLE_AR : 0u) |
+        .roles = (strpbrk(arguments[2], "ag") ? DIP_ROLE_AR : 0u) |
                  (strchr(arguments[2], 'd') ? DIP_ROLE_DIFFUSION : 0u),
         .name = arguments[3],
         .cluster_id = "test",
         .coordinator = target,
+        .ar_group = strchr(arguments[2], 'g') != NULL,
         .ar_slots = 2,
         .diffusion_slots = 2,
+        .image_tokens_max = CLUSTER_TOKENS_MAX,
         .log = worker_log,
         .log_context = arguments[3]};
     if (dip_worker_daemon_start(&options, &why, &daemon)) {

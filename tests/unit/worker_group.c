@@ -20,7 +20,7 @@
 #include "coordinator/coordinator.h"
 #include "worker/worker.h"
 
-enum { MEMBERS_MAX = 8, GATE = 8, IMAGES = 4, STEPS = 6, TOKENS = 200, DIFFUSION = 7 };
+enum { MEMBERS_MAX = 8, GATE = 8, IMAGES = 4, STEPS = 6, TOKENS = 120, DIFFUSION = 7 };
 
 static const char *model_path;
 
