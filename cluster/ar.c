@@ -9,7 +9,7 @@ enum { BIND_SHARE = 16 }; /* a diffusion slot is kept from this part of the toke
 void dip__on_prefilled(struct dip_scheduler *s, const struct dip_message *m)
 {
     struct image *image = dip__image_of_ar(s, m);
-    if (!image || image->state != IMAGE_AR_RUNNING)
+    if (!image || image->state != IMAGE_AR_RUNNING || image->tokens_ns > 0)
         return;
     image->tokens_ns = s->now_ns;
     dip__progress(s, image, DIP_STAGE_DECODE, 0, image->request->token_count);
@@ -53,11 +53,11 @@ void dip__on_tokens(struct dip_scheduler *s, const struct dip_message *m)
     for (int i = 0; i < tokens->count; i++)
         image->token_ids[tokens->first + i] = tokens->ids[i];
     int fresh = tokens->first + tokens->count - image->token_count;
-    if (fresh > 0) {
-        image->token_count += fresh;
-        tokens_measure(s, image, fresh);
-        bind_diffusion(s, image);
-    }
+    if (fresh <= 0)
+        return; /* said twice: nobody's progress goes back */
+    image->token_count += fresh;
+    tokens_measure(s, image, fresh);
+    bind_diffusion(s, image);
     dip__progress(s, image, DIP_STAGE_DECODE, tokens->first + tokens->count,
                   image->request->token_count);
 }

@@ -6,3 +6,4 @@
 #include "cluster/job.h"
 #include "cluster/membership.h"
 #include "cluster/scheduler.h"
+#include "cluster/sim.h"

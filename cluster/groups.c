@@ -296,3 +296,17 @@ bool dip_groups_place(const struct dip_groups *groups, uint32_t member, int *ret
     *ret_rank = candidate->rank;
     return true;
 }
+
+bool dip_groups_may_join(const struct dip_groups *groups, uint32_t member)
+{
+    if (member >= (uint32_t)groups->options.member_count_max)
+        return false;
+    const struct candidate *candidate = &groups->candidates[member];
+    if (!candidate->is_known)
+        return true;
+    if (candidate->group == GROUP_NONE || candidate->rank != 0)
+        return false;
+    const struct group *group = &groups->groups[candidate->group];
+    return group->state == DIP_GROUP_FORMED ||
+           (group->state == DIP_GROUP_FORMING && group->has_formed[0]);
+}

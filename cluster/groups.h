@@ -65,6 +65,12 @@ bool dip_groups_next(struct dip_groups *groups, struct dip_group_action *ret_act
 /* When a TICK is due; INT64_MAX = not before another message. */
 int64_t dip_groups_wake_ns(const struct dip_groups *groups);
 
+/* Whether a JOINED of this member counts for the scheduler: it is in no group's business, or it is
+ * rank 0 and has said GROUP_FORMED for the group as it is now. One that was still on its way when
+ * the group was dissolved does not. When a DISSOLVE_GROUP goes to rank 0, the scheduler is to hear
+ * GROUP_LOST from it. */
+bool dip_groups_may_join(const struct dip_groups *groups, uint32_t member);
+
 /* ---- for pages and for tests ---- */
 
 enum dip_group_state {

@@ -1,0 +1,328 @@
+/* cluster/sim_worker.c - the played worker: takes jobs, takes time over them, says how far it is.
+ */
+#include "base/assert.h"
+#include "cluster/sim_state.h"
+
+enum { BATCH = DIP_TOKEN_BATCH_MAX };
+#define HAND_OVER_NS  (5 * DIP_SECOND_NS)
+#define TRY_AGAIN_NS  (50 * DIP_MS_NS)
+#define LOOK_AGAIN_NS (500 * DIP_MS_NS)
+
+void dip__sim_worker_init(struct sim *s, uint32_t worker)
+{
+    struct sim_worker *w = &s->workers[worker];
+    bool is_ar = worker % 4 == 0 || (s->degree > 1 && worker % 2 == 0);
+    bool is_both = s->degree == 1 && dip__sim_chance(s, 200000);
+    w->roles = is_both ? DIP_ROLE_AR | DIP_ROLE_DIFFUSION
+               : is_ar ? DIP_ROLE_AR
+                       : DIP_ROLE_DIFFUSION;
+    if (worker == 1)
+        w->roles = DIP_ROLE_DIFFUSION;
+    w->ar_slots = 1 + (int)dip__sim_draw(s, 8);
+    w->hinge_slots = w->ar_slots + (int)dip__sim_draw(s, 8);
+    w->diffusion_slots = 1 + (int)dip__sim_draw(s, 3);
+    w->token_ns = DIP_MS_NS + (int64_t)dip__sim_draw(s, 4 * DIP_MS_NS);
+    w->step_ns = 20 * DIP_MS_NS + (int64_t)dip__sim_draw(s, 60 * DIP_MS_NS);
+    w->slowness = 1;
+    w->skew_percent = s->has_skew ? 20 + (int)dip__sim_draw(s, 480) : 100;
+}
+
+void dip__sim_worker_reset(struct sim_worker *w)
+{
+    w->job_count = 0;
+    w->epoch = 0;
+    w->is_formed = false;
+}
+
+/* ---- jobs ---- */
+
+struct sim_job *dip__sim_job_find(struct sim_worker *w, uint64_t job_id)
+{
+    for (int i = 0; i < w->job_count; i++)
+        if (w->jobs[i].id == job_id)
+            return &w->jobs[i];
+    return NULL;
+}
+
+static int count_stages(const struct sim_worker *w, enum sim_stage from, enum sim_stage to)
+{
+    int count = 0;
+    for (int i = 0; i < w->job_count; i++)
+        count += w->jobs[i].stage >= from && w->jobs[i].stage <= to;
+    return count;
+}
+
+static void job_remove(struct sim_worker *w, struct sim_job *job)
+{
+    *job = w->jobs[--w->job_count];
+}
+
+static void job_wait(struct sim *s, uint32_t worker, const struct sim_job *job, int64_t wait_ns)
+{
+    dip__sim_push(s, (struct sim_event){.kind = SIM_JOB,
+                                        .at_ns = s->now_ns + wait_ns,
+                                        .worker = worker,
+                                        .id = job->id,
+                                        .message = -1});
+}
+
+static void job_say(struct sim *s, uint32_t worker, enum dip_message_kind kind, uint64_t job_id)
+{
+    dip__sim_send_up(s, worker, &(struct dip_message){.kind = kind, .job_id = job_id});
+}
+
+static void job_fail(struct sim *s, uint32_t worker, uint64_t job_id, enum dip_status status)
+{
+    dip__sim_send_up(s, worker,
+                     &(struct dip_message){.kind = DIP_MESSAGE_FAILED,
+                                           .job_id = job_id,
+                                           .as.failed = {.status = status, .text = "played"}});
+}
+
+static int64_t skewed(const struct sim_worker *w, int64_t ns)
+{
+    return ns * w->skew_percent / 100;
+}
+
+/* ---- commands ---- */
+
+static struct sim_job *job_add(struct sim *s, uint32_t worker, const struct sim_message *m,
+                               enum sim_stage stage)
+{
+    struct sim_worker *w = &s->workers[worker];
+    if (dip__sim_job_find(w, m->m.job_id))
+        return NULL; /* said twice */
+    dip_assert(w->job_count < SIM_JOBS_MAX);
+    struct sim_job *job = &w->jobs[w->job_count++];
+    *job = (struct sim_job){.stage = stage,
+                            .id = m->m.job_id,
+                            .request_id = m->request_id,
+                            .image_index = m->image_index};
+    if (count_stages(w, SIM_JOB_PREFILL, SIM_JOB_DECODE) > w->ar_slots ||
+        count_stages(w, SIM_JOB_PREFILL, SIM_JOB_KEPT) > w->hinge_slots ||
+        count_stages(w, SIM_JOB_EMPTY, SIM_JOB_STEPS) > w->diffusion_slots)
+        dip__sim_fail(s, "worker %u has more jobs than slots", worker);
+    return job;
+}
+
+/* Now and then a worker has no room where the coordinator saw some. */
+static bool is_refused(struct sim *s, uint32_t worker, const struct sim_message *m)
+{
+    if (dip__sim_job_find(&s->workers[worker], m->m.job_id) || !dip__sim_chance(s, s->refuse_ppm))
+        return false;
+    job_fail(s, worker, m->m.job_id, dip__sim_chance(s, 500000) ? DIP_BUSY : DIP_CANCELLED);
+    return true;
+}
+
+static void take_ar(struct sim *s, uint32_t worker, const struct sim_message *m)
+{
+    struct sim_worker *w = &s->workers[worker];
+    if (s->groups && !w->is_formed) { /* its group has gone meanwhile */
+        job_fail(s, worker, m->m.job_id, DIP_UNREACHABLE);
+        return;
+    }
+    struct sim_job *job = is_refused(s, worker, m) ? NULL : job_add(s, worker, m, SIM_JOB_PREFILL);
+    if (!job)
+        return;
+    job->done = m->forced_count;
+    job->total = m->token_count;
+    job_wait(s, worker, job, 4 * w->token_ns * w->slowness);
+}
+
+static void take_diffusion(struct sim *s, uint32_t worker, const struct sim_message *m)
+{
+    enum sim_stage stage = m->has_hidden ? SIM_JOB_CONDITION : SIM_JOB_EMPTY;
+    struct sim_job *job = is_refused(s, worker, m) ? NULL : job_add(s, worker, m, stage);
+    if (!job)
+        return;
+    job->total = m->step_count;
+    if (m->has_hidden)
+        job_wait(s, worker, job, DIP_MS_NS);
+}
+
+static void take_hand_over(struct sim *s, uint32_t worker, const struct sim_message *m)
+{
+    struct sim_job *job = dip__sim_job_find(&s->workers[worker], m->m.job_id);
+    if (!job)
+        return; /* dropped with its group */
+    if (job->stage != SIM_JOB_KEPT) {
+        dip__sim_fail(s, "worker %u is to hand over what it has not", worker);
+        return;
+    }
+    job->to = m->m.as.hand_over.to - 1;
+    job->to_job_id = m->m.as.hand_over.to_job_id;
+    job->hand_over_ends_ns = s->now_ns + HAND_OVER_NS;
+    if (job->is_handing_over)
+        return;
+    job->is_handing_over = true;
+    dip__sim_hinge_go(s, worker, job->id);
+}
+
+void dip__sim_worker_take(struct sim *s, uint32_t worker, const struct sim_message *m)
+{
+    struct sim_worker *w = &s->workers[worker];
+    struct sim_job *job = NULL;
+    switch (m->m.kind) {
+    case DIP_MESSAGE_AR:
+        take_ar(s, worker, m);
+        break;
+    case DIP_MESSAGE_DIFFUSION:
+        take_diffusion(s, worker, m);
+        break;
+    case DIP_MESSAGE_HAND_OVER:
+        take_hand_over(s, worker, m);
+        break;
+    case DIP_MESSAGE_RELEASE:
+        job = dip__sim_job_find(w, m->m.job_id);
+        if (job)
+            job_remove(w, job);
+        break;
+    default:
+        dip__sim_group_take(s, worker, m);
+        break;
+    }
+}
+
+void dip__sim_joined_send(struct sim *s, uint32_t worker)
+{
+    const struct sim_worker *w = &s->workers[worker];
+    dip__sim_send_up(s, worker,
+                     &(struct dip_message){.kind = DIP_MESSAGE_JOINED,
+                                           .as.joined = {.roles = w->roles,
+                                                         .ar_slots = w->ar_slots,
+                                                         .hinge_slots = w->hinge_slots,
+                                                         .diffusion_slots = w->diffusion_slots}});
+}
+
+/* ---- work ---- */
+
+static void go_prefill(struct sim *s, uint32_t worker, struct sim_job *job)
+{
+    const struct sim_worker *w = &s->workers[worker];
+    job->stage = SIM_JOB_DECODE;
+    job_say(s, worker, DIP_MESSAGE_PREFILLED, job->id);
+    job_wait(s, worker, job, w->token_ns * w->slowness);
+}
+
+static void go_decode(struct sim *s, uint32_t worker, struct sim_job *job)
+{
+    struct sim_worker *w = &s->workers[worker];
+    int count = job->total - job->done < BATCH ? job->total - job->done : BATCH;
+    struct dip_message m = {.kind = DIP_MESSAGE_TOKENS, .job_id = job->id};
+    m.as.tokens.first = job->done;
+    m.as.tokens.count = count;
+    for (int i = 0; i < count; i++)
+        m.as.tokens.ids[i] = dip__sim_token(job->request_id, job->image_index, job->done + i);
+    job->done += count;
+    if (count > 0)
+        dip__sim_send_up(s, worker, &m);
+    if (s->requests[job->request_id - 1].is_poison && job->done > job->total / 2) {
+        dip__sim_crash(s, worker);
+        return;
+    }
+    if (job->done < job->total) {
+        job_wait(s, worker, job, count * w->token_ns * w->slowness);
+        return;
+    }
+    job->stage = SIM_JOB_KEPT;
+    m = (struct dip_message){.kind = DIP_MESSAGE_HINGE_READY, .job_id = job->id};
+    m.as.hinge_ready.token_count = job->total;
+    m.as.hinge_ready.prefill_ns = skewed(w, 4 * w->token_ns);
+    m.as.hinge_ready.decode_ns = skewed(w, job->total * w->token_ns);
+    dip__sim_send_up(s, worker, &m);
+}
+
+static void go_steps(struct sim *s, uint32_t worker, struct sim_job *job)
+{
+    const struct sim_worker *w = &s->workers[worker];
+    int64_t step_ns = w->step_ns * w->slowness;
+    if (job->done < job->total) {
+        struct dip_message m = {.kind = DIP_MESSAGE_STEP, .job_id = job->id};
+        m.as.step.steps_done = ++job->done;
+        m.as.step.step_ns = skewed(w, step_ns);
+        dip__sim_send_up(s, worker, &m);
+        job_wait(s, worker, job, step_ns * count_stages(w, SIM_JOB_CONDITION, SIM_JOB_STEPS));
+        return;
+    }
+    job->stage = SIM_JOB_ENCODE;
+    job_say(s, worker, DIP_MESSAGE_DECODED, job->id);
+    job_wait(s, worker, job, 10 * DIP_MS_NS);
+}
+
+static void go_encode(struct sim *s, uint32_t worker, struct sim_job *job)
+{
+    struct sim_worker *w = &s->workers[worker];
+    struct dip_message m = {.kind = DIP_MESSAGE_IMAGE, .job_id = job->id};
+    m.as.picture.vae_ns = skewed(w, 5 * DIP_MS_NS);
+    m.as.picture.encode_ns = skewed(w, 5 * DIP_MS_NS);
+    job_remove(w, job);
+    dip__sim_send_up(s, worker, &m);
+}
+
+void dip__sim_job_go(struct sim *s, uint32_t worker, uint64_t job_id)
+{
+    struct sim_worker *w = &s->workers[worker];
+    struct sim_job *job = w->is_up ? dip__sim_job_find(w, job_id) : NULL;
+    if (!job)
+        return;
+    bool is_ar = job->stage == SIM_JOB_PREFILL || job->stage == SIM_JOB_DECODE;
+    bool is_apart = is_ar && s->groups && !dip__sim_group_steps(s, worker);
+    if (is_apart || w->is_hanging) {
+        job = dip__sim_job_find(w, job_id); /* a group that breaks drops its jobs */
+        if (job)
+            job_wait(s, worker, job, LOOK_AGAIN_NS);
+        return;
+    }
+    switch (job->stage) {
+    case SIM_JOB_PREFILL:
+        go_prefill(s, worker, job);
+        break;
+    case SIM_JOB_DECODE:
+        go_decode(s, worker, job);
+        break;
+    case SIM_JOB_CONDITION:
+        job->stage = SIM_JOB_STEPS;
+        job_say(s, worker, DIP_MESSAGE_CONDITIONED, job->id);
+        job_wait(s, worker, job, w->step_ns * w->slowness);
+        break;
+    case SIM_JOB_STEPS:
+        go_steps(s, worker, job);
+        break;
+    case SIM_JOB_ENCODE:
+        go_encode(s, worker, job);
+        break;
+    default:
+        break;
+    }
+}
+
+/* The receiver may not know of the job yet, may be away, or cut off: it is tried again for a while.
+ */
+void dip__sim_hinge_go(struct sim *s, uint32_t worker, uint64_t job_id)
+{
+    struct sim_worker *w = &s->workers[worker];
+    struct sim_job *job = w->is_up ? dip__sim_job_find(w, job_id) : NULL;
+    if (!job || job->stage != SIM_JOB_KEPT || !job->is_handing_over)
+        return;
+    struct sim_worker *to = &s->workers[job->to];
+    struct sim_job *target = to->is_up && to->paused_until_ns <= s->now_ns
+                                 ? dip__sim_job_find(to, job->to_job_id)
+                                 : NULL;
+    bool is_lost = dip__sim_chance(s, s->duplicate_ppm); /* on the way */
+    if (target && target->stage != SIM_JOB_EMPTY) {
+        job->is_handing_over = false; /* it has it already */
+    } else if (target && !is_lost) {
+        target->stage = SIM_JOB_CONDITION;
+        job_wait(s, job->to, target, 2 * DIP_MS_NS);
+        job->is_handing_over = false;
+    } else if (s->now_ns >= job->hand_over_ends_ns) {
+        job_fail(s, worker, job->id, DIP_UNREACHABLE);
+        job_remove(w, job);
+    } else {
+        dip__sim_push(s, (struct sim_event){.kind = SIM_HINGE,
+                                            .at_ns = s->now_ns + TRY_AGAIN_NS,
+                                            .worker = worker,
+                                            .id = job_id,
+                                            .message = -1});
+    }
+}
