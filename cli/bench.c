@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "cli/bench_control.h"
 #include "cli/cli.h"
 #include "cli/json.h"
 #include "engine/engine.h"
@@ -13,6 +14,12 @@ struct report {
     struct json_writer json;
 };
 
+static void print_head(void)
+{
+    printf("%-22s %10s %10s %-8s %7s %10s  %s\n", "row", "value", "bound", "unit", "share",
+           "median", "note");
+}
+
 static void on_machine(void *context, const struct dip_bench_limits *machine)
 {
     struct report *report = context;
@@ -20,8 +27,7 @@ static void on_machine(void *context, const struct dip_bench_limits *machine)
         printf("%s, %d threads: reads %.1f GB/s, %.1f GFLOP/s of multiply-adds\n\n",
                machine->device_class, machine->threads, machine->read_bytes_s / 1e9,
                machine->fma_flops_s / 1e9);
-        printf("%-22s %10s %10s %-8s %7s %10s  %s\n", "row", "value", "bound", "unit", "share",
-               "median", "note");
+        print_head();
         return;
     }
     struct json_writer *w = &report->json;
@@ -59,7 +65,7 @@ static void on_row(void *context, const struct dip_bench_row *row)
 
 static const struct {
     const char *name;
-    unsigned parts; /* 0: not in this build */
+    unsigned parts; /* 0: not the engine's */
 } parts[] = {
     {"ar", DIP_BENCH_AR},
     {"diffusion", DIP_BENCH_DIFFUSION},
@@ -74,8 +80,6 @@ static enum dip_status find_parts(const char *name, struct dip_why *why, unsigne
     for (int i = 0; i < PARTS; i++) {
         if (strcmp(parts[i].name, name) != 0)
             continue;
-        if (parts[i].parts == 0)
-            return dip_fail(why, DIP_UNSUPPORTED, "bench %s is not part of this build yet", name);
         *ret_parts = parts[i].parts;
         return DIP_OK;
     }
@@ -107,6 +111,19 @@ static enum dip_status choose_weights(const struct options *o, struct dip_why *w
     return dip__model_directory(o, why, directory, DIP_PATH_BYTES_MAX);
 }
 
+/* No arithmetic, so nothing that the machine's limits say anything about. */
+static enum dip_status run_control(const struct options *o, struct report *report,
+                                   struct dip_why *why)
+{
+    char directory[DIP_PATH_BYTES_MAX];
+    DIP_TRY(dip__model_directory(o, why, directory, sizeof directory));
+    if (report->is_json)
+        dip__json_open(&report->json, "rows", '[');
+    else
+        print_head();
+    return dip__bench_control(directory, on_row, report, why);
+}
+
 enum exit_code dip__bench(const struct arguments *arguments)
 {
     const struct options *o = &arguments->options;
@@ -120,13 +137,14 @@ enum exit_code dip__bench(const struct arguments *arguments)
                                       .on_row = on_row,
                                       .context = &report};
     enum dip_status status = find_parts(arguments->operand, &why, &bench.parts);
-    if (!status)
+    bool is_control = !status && bench.parts == 0;
+    if (!status && !is_control)
         status = choose_weights(o, &why, &bench, directory);
     if (status)
         return dip__fail(status, &why);
     if (report.is_json)
         dip__json_open(&report.json, NULL, '{');
-    status = dip_bench_run(&bench, &why);
+    status = is_control ? run_control(o, &report, &why) : dip_bench_run(&bench, &why);
     if (report.is_json && report.json.depth == 2)
         dip__json_close(&report.json, ']');
     if (report.is_json)

@@ -93,6 +93,12 @@ static enum exit_code dispatch(const struct arguments *arguments)
         return dip__bench(arguments);
     case COMMAND_DOCTOR:
         return dip__doctor(arguments);
+    case COMMAND_UP:
+        return dip__up(arguments);
+    case COMMAND_COORDINATOR:
+        return dip__coordinator(arguments);
+    case COMMAND_WORKER:
+        return dip__worker(arguments);
     case COMMAND_STATUS:
         return dip__status(arguments);
     case COMMAND_DRAIN:

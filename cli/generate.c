@@ -13,9 +13,6 @@
 
 static enum dip_status refuse_absent(const struct options *o, struct dip_why *why)
 {
-    if (dip__is_given(o, &o->etcd))
-        return dip_fail(why, DIP_UNSUPPORTED,
-                        "--etcd is not for generate; give a coordinator's address with --server");
     if (o->server && (o->trace || o->inject))
         return dip_fail(why, DIP_UNSUPPORTED,
                         "--%s looks into the engine and cannot be asked of a server; leave "

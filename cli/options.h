@@ -21,6 +21,9 @@ enum command_id {
     COMMAND_INSPECT,
     COMMAND_BENCH,
     COMMAND_DOCTOR,
+    COMMAND_UP,
+    COMMAND_COORDINATOR,
+    COMMAND_WORKER,
     COMMAND_STATUS,
     COMMAND_DRAIN,
     COMMAND_UNDRAIN,
@@ -28,10 +31,7 @@ enum command_id {
     COMMAND_VERSION,
     COMMAND_HELP,
     COMMAND_LATER, /* first of those that this build does not have */
-    COMMAND_UP = COMMAND_LATER,
-    COMMAND_COORDINATOR,
-    COMMAND_WORKER,
-    COMMAND_PLAN,
+    COMMAND_PLAN = COMMAND_LATER,
     COMMAND_SIM,
     COMMAND_COUNT
 };
@@ -49,6 +49,8 @@ extern const struct command dip__commands[COMMAND_COUNT];
 enum progress_mode { PROGRESS_AUTO, PROGRESS_ALWAYS, PROGRESS_NEVER };
 enum preview_choice { PREVIEW_AUTO, PREVIEW_LINEAR, PREVIEW_DECODED };
 enum sampler_choice { SAMPLER_EULER, SAMPLER_DPM };
+enum role_choice { ROLE_AR, ROLE_DIFFUSION, ROLE_BOTH };
+enum log_format_choice { LOG_FORMAT_AUTO, LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
 
 enum { OPTION_COUNT_MAX = 96, OPERANDS_MAX = 1 };
 
@@ -56,12 +58,18 @@ enum { OPTION_COUNT_MAX = 96, OPERANDS_MAX = 1 };
 struct options {
     const char *model, *output, *previews, *trace, *inject, *backend, *shape, *server, *etcd;
     const char *tls_ca, *tls_cert, *tls_key, *tls_name, *token;
+    const char *listen, *advertise, *http, *cluster, *name, *host_id, *group_address;
+    const char *etcd_ca, *etcd_cert, *etcd_key, *etcd_user, *etcd_password;
     uint64_t seed;
     int64_t images, steps, top_k, threads, preview_every, timeout, grace;
+    int64_t ar_tp, ar_groups, diffusion, ar_slots, diffusion_slots;
+    int64_t queue_max, images_max, tenant_max, request_images_max, members_max, attempts;
+    int64_t result_mib, result_time, deadline, stall_time;
+    int64_t heartbeat, silence, stuck_time;
     double guidance, temperature, top_p;
     int64_t size[2]; /* width, height */
-    int sampler, preview_kind, progress;
-    bool json, show, no_metadata, markdown, help, version, watch;
+    int sampler, preview_kind, progress, role, log_level, log_format;
+    bool json, show, no_metadata, markdown, help, version, watch, insecure, ar_rank;
     bool given[OPTION_COUNT_MAX]; /* by row of the table */
 };
 

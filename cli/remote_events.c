@@ -58,7 +58,7 @@ static void on_steps(struct remote_generation *r, const Diptych__V1__StepProgres
                          (int)steps->steps_done, (int)steps->steps_total);
 }
 
-/* The k-th of P previews is of step (k + 1) * ceil(steps / (P + 1)): image.proto. */
+/* Preview k of P shows step (k + 1) * floor(steps / (P + 1)): image.proto. */
 static void on_preview(struct remote_generation *r, const Diptych__V1__PreviewImage *preview)
 {
     struct generation *g = r->g;

@@ -72,7 +72,7 @@ static void take_model(struct remote_generation *r, const Diptych__V1__Model *mo
         return;
     int count = (p->steps - 1) / (int)o->preview_every;
     r->preview_count = count < PREVIEWS_MAX ? count : PREVIEWS_MAX;
-    r->preview_every = (p->steps + r->preview_count) / (r->preview_count + 1);
+    r->preview_every = p->steps / (r->preview_count + 1); /* at least 1: count < steps */
 }
 
 /* False when the server has said why not: *ret_end. */

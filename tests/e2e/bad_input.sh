@@ -17,11 +17,18 @@ refuses 2 'one PROMPT.*"circle".*quotes' "${generate[@]}" a circle
 refuses 2 'tokenize needs a TEXT' "$diptych" tokenize --model "$tiny"
 refuses 2 'bench.*did you mean decode' "$diptych" bench decod
 refuses 2 'bench control is not part of this build' "$diptych" bench control
-for command in up coordinator worker status drain undrain plan sim; do
+for command in plan sim; do
   refuses 2 "$command is not part of this build yet" "$diptych" $command
 done
-refuses 2 '--server is not part of this build yet' "${generate[@]}" --server localhost:1 x
-refuses 2 '--etcd is not part of this build yet' "${generate[@]}" --etcd http://localhost:1 x
+refuses 3 'cannot reach a coordinator at localhost:1' "${generate[@]}" --server localhost:1 x
+refuses 2 'generate does not take --etcd' "${generate[@]}" --etcd http://localhost:1 x
+refuses 2 '--trace looks into the engine' "${generate[@]}" --server localhost:1 --trace "$work/t" x
+refuses 2 '--tls-key needs --tls-ca' "${generate[@]}" --server localhost:1 --tls-key k x
+refuses 2 'drain needs a MEMBER' "$diptych" drain
+refuses 3 'cannot reach a coordinator' "$diptych" status --server localhost:1
+refuses 2 '--tls-cert needs --tls-key' "$diptych" coordinator --model "$tiny" --tls-cert c
+refuses 2 'is no HOST:PORT' "$diptych" coordinator --model "$tiny" --http nowhere
+refuses 2 '--role is "x"' "$diptych" worker --role x
 
 # Values out of range name the option and the range.
 refuses 2 '--steps is "0"; it must be a whole number from 1 to 1000' "${generate[@]}" --steps 0 x

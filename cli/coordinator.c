@@ -1,0 +1,144 @@
+/* cli/coordinator.c - `diptych coordinator`: the process that owns the queue.
+ *
+ * The main thread turns the loop itself, so that signals are looked at between turns. */
+#include <string.h>
+
+#include "base/clock.h"
+#include "cli/daemon.h"
+#include "cli/observe.h"
+#include "cli/signals.h"
+#include "coordinator/daemon.h"
+
+#define TURN_NS (INT64_C(50) * DIP_MS_NS)
+#define PAGE_NS (INT64_C(500) * DIP_MS_NS)
+
+struct coordinator {
+    const struct options *options;
+    struct observed observed;
+    struct dip_rpc_loop *loop;
+    struct dip_rpc_tls *tls;
+    struct dip_coordinator_daemon *daemon;
+    struct coordinator_facts facts;
+    char model[DIP_PATH_BYTES_MAX];
+    bool was_ready, was_leading, is_draining, is_stopped;
+    uint64_t degrees; /* that the model can be cut into, a bit each */
+    int64_t page_ns;  /* of the last one */
+};
+
+static struct dip_coordinator_daemon_options daemon_options(const struct coordinator *c)
+{
+    const struct options *o = c->options;
+    return (struct dip_coordinator_daemon_options){
+        .loop = c->loop,
+        .model_directory = c->model,
+        .listen = o->listen ? o->listen : LISTEN_DEFAULT,
+        .tls = c->tls,
+        .is_insecure = o->insecure,
+        .cluster_id = o->cluster,
+        .name = o->name,
+        .advertise = o->advertise,
+        /* Without a registry this process leads. Its epoch grows from one start to the next. */
+        .epoch = (uint64_t)(dip_clock_unix_ns() / DIP_MS_NS),
+        .log = c->observed.log,
+        .tensor_parallel = (int)o->ar_tp,
+        .group_count = (int)o->ar_groups,
+        .legal_group_degrees = c->degrees,
+        .tenant_request_count_max = (int)o->tenant_max,
+        .request_count_max = (int)o->queue_max,
+        .image_count_max = (int)o->images_max,
+        .member_count_max = (int)o->members_max,
+        .attempt_count_max = (int)o->attempts,
+        .images_per_request_max = (int)o->request_images_max,
+        .result_bytes_max = (size_t)o->result_mib << 20,
+        .result_ns = o->result_time * DIP_SECOND_NS,
+        .deadline_ns = o->deadline * DIP_SECOND_NS,
+        .stall_ns = o->stall_time * DIP_SECOND_NS,
+        .heartbeat_ns = o->heartbeat * DIP_MS_NS,
+        .silence_ns = o->silence * DIP_MS_NS,
+        .stuck_ns = o->stuck_time * DIP_SECOND_NS,
+    };
+}
+
+static enum dip_status start(struct coordinator *c, struct dip_why *why)
+{
+    const struct options *o = c->options;
+    DIP_TRY(dip__model_directory(o, why, c->model, sizeof c->model));
+    DIP_TRY(dip__daemon_degrees(c->model, (int)o->ar_tp, why, &c->degrees));
+    DIP_TRY(dip__daemon_tls(o, why, &c->tls));
+    DIP_TRY(dip__observe_open(o, "coordinator", o->name, dip__coordinator_rows,
+                              dip__coordinator_row_count, why, &c->observed));
+    if (dip_rpc_loop_new(&(struct dip_rpc_loop_options){.call_count_max = 1 << 16}, &c->loop))
+        return dip_fail(why, DIP_NO_MEMORY, "no memory for a coordinator");
+    struct dip_coordinator_daemon_options options = daemon_options(c);
+    DIP_TRY(dip_coordinator_daemon_start(&options, why, &c->daemon));
+    const char *name = strrchr(c->model, '/');
+    c->facts.model = name ? name + 1 : c->model;
+    return DIP_OK;
+}
+
+static void on_stopped(void *context)
+{
+    struct coordinator *c = context;
+    c->is_stopped = true;
+}
+
+static void look_around(struct coordinator *c)
+{
+    int64_t now_ns = dip_clock_now_ns();
+    bool is_ready = dip_coordinator_daemon_is_ready(c->daemon);
+    bool is_leading = dip_coordinator_daemon_is_leading(c->daemon);
+    dip__observe_beat(&c->observed, is_ready, false);
+    c->facts.leader_changes += is_leading != c->was_leading;
+    c->was_leading = is_leading;
+    if (is_ready != c->was_ready) {
+        dip__fact("coordinator", is_ready ? FACT_READY : FACT_WAITING, "");
+        c->was_ready = is_ready;
+    }
+    if (now_ns - c->page_ns >= PAGE_NS) {
+        c->page_ns = now_ns;
+        dip__coordinator_page(&c->observed, c->daemon, &c->facts);
+    }
+    if (dip__signals_came() && !c->is_draining) {
+        c->is_draining = true;
+        dip_log_say(c->observed.log, DIP_LOG_INFO, "draining");
+        dip_coordinator_daemon_drain(c->daemon, c->options->grace * DIP_SECOND_NS, on_stopped, c);
+    }
+}
+
+static void stop(struct coordinator *c)
+{
+    dip_coordinator_daemon_free(c->daemon);
+    if (c->loop) {
+        dip_rpc_loop_stop(c->loop);
+        dip_rpc_loop_run(c->loop); /* until nothing is left on it */
+        dip_rpc_loop_free(c->loop);
+    }
+    dip_rpc_tls_close(c->tls);
+    dip__observe_close(&c->observed);
+}
+
+enum exit_code dip__coordinator(const struct arguments *arguments)
+{
+    struct coordinator c = {.options = &arguments->options};
+    struct dip_why why = {0};
+    dip__signals_catch();
+    enum dip_status status = start(&c, &why);
+    if (status) {
+        stop(&c);
+        return dip__fail(status, &why);
+    }
+    dip__fact("coordinator", FACT_LISTENING, dip_coordinator_daemon_address(c.daemon));
+    if (c.observed.http) {
+        char port[16];
+        snprintf(port, sizeof port, "%d", dip_http_port(c.observed.http));
+        dip__fact("coordinator", "metrics on port ", port);
+    }
+    dip_log_say(c.observed.log, DIP_LOG_INFO, "started");
+    while (!c.is_stopped) {
+        look_around(&c);
+        dip_rpc_loop_turn(c.loop, TURN_NS);
+    }
+    dip_log_say(c.observed.log, DIP_LOG_INFO, "stopped");
+    stop(&c);
+    return EXIT_DONE;
+}

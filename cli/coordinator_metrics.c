@@ -1,0 +1,288 @@
+/* cli/coordinator_metrics.c - the coordinator's metrics page, from what its modules count. */
+#include "base/clock.h"
+#include "cli/daemon.h"
+#include "cli/observe.h"
+#include "coordinator/daemon.h"
+#include "net/rpc_call.h"
+
+enum row {
+    REQUESTS,
+    REQUEST_DURATION,
+    PHASE_DURATION,
+    FIRST_EVENT,
+    FIRST_PREVIEW,
+    QUEUE_DEPTH,
+    QUEUE_OLDEST,
+    REJECTED,
+    ADMITTED,
+    SUCCEEDED,
+    FAILED,
+    CANCELLED,
+    INFLIGHT,
+    SLOTS,
+    SLOTS_BUSY,
+    WORKER_STATE,
+    WORKER_STEPS,
+    WORKER_PROGRESS,
+    AR_TOKENS,
+    DIFFUSION_STEPS,
+    IMAGES,
+    PIXELS,
+    REPLAYS,
+    POISONED,
+    IS_LEADER,
+    EPOCH,
+    LEADER_CHANGES,
+    ETCD_UP,
+    STALLED,
+    PREVIEWS_DROPPED,
+    BUFFERED,
+    RESULTS,
+    STREAMS,
+    MODEL_INFO,
+    PROCESS,
+    ROWS = PROCESS + PROCESS_METRICS,
+};
+
+#define COUNTER   DIP_METRIC_COUNTER
+#define GAUGE     DIP_METRIC_GAUGE
+#define HISTOGRAM DIP_METRIC_HISTOGRAM
+
+const struct dip_metric_row dip__coordinator_rows[] = {
+    [REQUESTS] = {"diptych_requests_total",
+                  COUNTER,
+                  "Calls by how they ended.",
+                  {"method", "code", "reason"}},
+    [REQUEST_DURATION] = {"diptych_request_duration_seconds",
+                          HISTOGRAM,
+                          "Generate, from its message to its end, successes only.",
+                          {"method"}},
+    [PHASE_DURATION] = {"diptych_phase_duration_seconds",
+                        HISTOGRAM,
+                        "Where the time of images went.",
+                        {"phase"}},
+    [FIRST_EVENT] = {"diptych_time_to_first_event_seconds",
+                     HISTOGRAM,
+                     "Generate, from its message to Admitted.",
+                     {NULL}},
+    [FIRST_PREVIEW] = {"diptych_time_to_first_preview_seconds",
+                       HISTOGRAM,
+                       "Generate, from its message to the first preview.",
+                       {NULL}},
+    [QUEUE_DEPTH] = {"diptych_queue_depth", GAUGE, "Images that wait for a slot.", {"pool"}},
+    [QUEUE_OLDEST] = {"diptych_queue_oldest_seconds",
+                      GAUGE,
+                      "Wait of the oldest request that has not begun.",
+                      {NULL}},
+    [REJECTED] = {"diptych_admission_rejected_total",
+                  COUNTER,
+                  "Requests that were not admitted.",
+                  {"reason"}},
+    [ADMITTED] = {"diptych_admitted_total", COUNTER, "Requests that were admitted.", {NULL}},
+    [SUCCEEDED] = {"diptych_succeeded_total", COUNTER, "Requests that were completed.", {NULL}},
+    [FAILED] = {"diptych_failed_total",
+                COUNTER,
+                "Requests that were admitted and then failed.",
+                {"reason"}},
+    [CANCELLED] = {"diptych_cancelled_total", COUNTER, "Requests nobody wanted any more.", {NULL}},
+    [INFLIGHT] = {"diptych_inflight", GAUGE, "Images in slots.", {"role"}},
+    [SLOTS] = {"diptych_slots", GAUGE, "Images that a worker can hold.", {"role", "worker"}},
+    [SLOTS_BUSY] = {"diptych_slots_busy", GAUGE, "Images that it holds.", {"role", "worker"}},
+    [WORKER_STATE] = {"diptych_worker_state",
+                      GAUGE,
+                      "1 for the state that a worker is in.",
+                      {"role", "worker", "state"}},
+    [WORKER_STEPS] = {"diptych_worker_steps_total",
+                      COUNTER,
+                      "AR and sampler steps since it started.",
+                      {"role", "worker"}},
+    [WORKER_PROGRESS] = {"diptych_worker_last_progress_timestamp_seconds",
+                         GAUGE,
+                         "When its steps last grew, in seconds since 1970; 0 = never.",
+                         {"role", "worker"}},
+    [AR_TOKENS] = {"diptych_ar_tokens_total", COUNTER, "Image tokens drawn.", {"model"}},
+    [DIFFUSION_STEPS] = {"diptych_diffusion_steps_total", COUNTER, "Sampler steps.", {"model"}},
+    [IMAGES] = {"diptych_images_total", COUNTER, "Images delivered.", {"model"}},
+    [PIXELS] = {"diptych_pixels_total", COUNTER, "Their pixels.", {"model"}},
+    [REPLAYS] = {"diptych_replays_total", COUNTER, "Images that began again elsewhere.", {NULL}},
+    [POISONED] = {"diptych_poisoned_total",
+                  COUNTER,
+                  "Requests given up because they took workers down.",
+                  {NULL}},
+    [IS_LEADER] = {"diptych_coordinator_is_leader", GAUGE, "1 while this one leads.", {NULL}},
+    [EPOCH] = {"diptych_epoch", GAUGE, "Under which it leads; 0 = does not.", {NULL}},
+    [LEADER_CHANGES] = {"diptych_leader_changes_total",
+                        COUNTER,
+                        "Times that this one began or ceased to lead.",
+                        {NULL}},
+    [ETCD_UP] = {"diptych_etcd_up", GAUGE, "1 while the registry answers.", {NULL}},
+    [STALLED] = {"diptych_stream_stalled_total",
+                 COUNTER,
+                 "Streams cut because their reader took nothing.",
+                 {NULL}},
+    [PREVIEWS_DROPPED] = {"diptych_previews_dropped_total",
+                          COUNTER,
+                          "Previews replaced by newer ones while the reader was slow.",
+                          {NULL}},
+    [BUFFERED] = {"diptych_buffered_bytes", GAUGE, "Held for readers and for Watch.", {NULL}},
+    [RESULTS] = {"diptych_results", GAUGE, "Ended requests that can still be fetched.", {NULL}},
+    [STREAMS] = {"diptych_streams", GAUGE, "Generate and Watch streams.", {NULL}},
+    [MODEL_INFO] = {"diptych_model_info", GAUGE, "1, with what is served.", {"model"}},
+    PROCESS_METRIC_ROWS(PROCESS),
+};
+const int dip__coordinator_row_count = ROWS;
+
+/* ---- the front door ---- */
+
+static const char *method_name(int method)
+{
+    static const char *const names[] = {
+#define METHOD_NAME(name, text) text,
+        DIP_FRONT_METHOD_LIST(METHOD_NAME)
+#undef METHOD_NAME
+    };
+    return names[method];
+}
+
+static void put_histogram(struct dip_metrics *m, int row, const char *label,
+                          const struct dip_histogram *h)
+{
+    double bounds[DIP_BUCKET_COUNT];
+    for (int i = 0; i < DIP_BUCKET_COUNT; i++)
+        bounds[i] = dip_bucket_bound(i);
+    dip_metrics_histogram(m, row, &label, bounds, h->counts, DIP_BUCKET_COUNT, h->sum_s);
+}
+
+static void put_calls(struct dip_metrics *m, const struct dip_front_stats *stats)
+{
+    for (int i = 0; i < DIP_FRONT_METHOD_COUNT; i++) {
+        dip_metrics_value(m, REQUESTS, (const char *const[]){method_name(i), "OK", "OK"},
+                          (double)stats->calls_ok[i]);
+        for (int r = 0; r < DIP_REASON_COUNT; r++) {
+            enum dip_reason reason = (enum dip_reason)r;
+            const char *labels[] = {method_name(i), dip_rpc_code_name(dip_reason_code(reason)),
+                                    dip_reason_name(reason)};
+            dip_metrics_value(m, REQUESTS, labels, (double)stats->calls_failed[i][r]);
+        }
+    }
+}
+
+static void put_by_reason(struct dip_metrics *m, int row, const uint64_t counts[DIP_REASON_COUNT])
+{
+    for (int r = 0; r < DIP_REASON_COUNT; r++) {
+        const char *reason = dip_reason_name((enum dip_reason)r);
+        dip_metrics_value(m, row, &reason, (double)counts[r]);
+    }
+}
+
+static void put_front(struct dip_metrics *m, const struct dip_front_stats *stats,
+                      const struct dip_scheduler_stats *queue)
+{
+    put_calls(m, stats);
+    put_histogram(m, REQUEST_DURATION, "Generate", &stats->request);
+    put_histogram(m, PHASE_DURATION, "tokenize", &stats->tokenize);
+    for (int i = 0; i < DIP_STAGE_COUNT; i++)
+        put_histogram(m, PHASE_DURATION, dip_stage_name((enum dip_stage)i), &stats->stages[i]);
+    put_histogram(m, FIRST_EVENT, NULL, &stats->first_event);
+    put_histogram(m, FIRST_PREVIEW, NULL, &stats->first_preview);
+    dip_metrics_value(m, QUEUE_DEPTH, (const char *const[]){"ar"}, queue->ar_waiting);
+    dip_metrics_value(m, QUEUE_DEPTH, (const char *const[]){"diffusion"}, queue->diffusion_waiting);
+    dip_metrics_value(m, QUEUE_OLDEST, NULL, (double)queue->oldest_wait_ns / (double)DIP_SECOND_NS);
+    put_by_reason(m, REJECTED, stats->refused);
+    dip_metrics_value(m, ADMITTED, NULL, (double)stats->admitted);
+    dip_metrics_value(m, SUCCEEDED, NULL, (double)stats->succeeded);
+    put_by_reason(m, FAILED, stats->failed);
+    dip_metrics_value(m, CANCELLED, NULL, (double)stats->cancelled);
+    dip_metrics_value(m, INFLIGHT, (const char *const[]){"ar"}, queue->ar_running);
+    dip_metrics_value(m, INFLIGHT, (const char *const[]){"diffusion"}, queue->diffusion_running);
+}
+
+/* ---- workers: one family after the other, as the format wants it ---- */
+
+static const char *role_of(const struct dip_worker_view *view)
+{
+    bool is_both = (view->facts.roles & DIP_ROLE_AR) && (view->facts.roles & DIP_ROLE_DIFFUSION);
+    return is_both ? "both" : view->facts.roles & DIP_ROLE_AR ? "ar" : "diffusion";
+}
+
+/* Of the monotonic clock, as seconds since 1970. */
+static double unix_seconds(int64_t at_ns)
+{
+    if (at_ns == 0)
+        return 0;
+    return (double)(dip_clock_unix_ns() - (dip_clock_now_ns() - at_ns)) / (double)DIP_SECOND_NS;
+}
+
+static void put_worker(struct dip_metrics *m, int row, const struct dip_worker_view *view)
+{
+    const char *labels[] = {role_of(view), view->facts.name, NULL};
+    switch (row) {
+    case SLOTS:
+        dip_metrics_value(m, row, labels, view->slots);
+        break;
+    case SLOTS_BUSY:
+        dip_metrics_value(m, row, labels, view->slots_busy);
+        break;
+    case WORKER_STATE:
+        for (int s = DIP_WORKER_STATE_STARTING; s < DIP_WORKER_STATE_COUNT; s++) {
+            labels[2] = dip_worker_state_text((enum dip_worker_state)s);
+            dip_metrics_value(m, row, labels, (int)view->state == s);
+        }
+        break;
+    case WORKER_STEPS:
+        dip_metrics_value(m, row, labels, (double)view->steps_total);
+        break;
+    default:
+        dip_metrics_value(m, row, labels, unix_seconds(view->last_progress_ns));
+        break;
+    }
+}
+
+static void put_workers(struct dip_metrics *m, const struct dip_coordinator_daemon *daemon)
+{
+    for (int row = SLOTS; row <= WORKER_PROGRESS; row++) {
+        struct dip_worker_view view;
+        int cursor = 0;
+        while (dip_coordinator_daemon_worker(daemon, &cursor, &view))
+            put_worker(m, row, &view);
+    }
+}
+
+/* ---- the page ---- */
+
+static void put_work(struct dip_metrics *m, const struct dip_front_stats *stats, const char *model)
+{
+    dip_metrics_value(m, AR_TOKENS, &model, (double)stats->image_tokens);
+    dip_metrics_value(m, DIFFUSION_STEPS, &model, (double)stats->diffusion_steps);
+    dip_metrics_value(m, IMAGES, &model, (double)stats->images);
+    dip_metrics_value(m, PIXELS, &model, (double)stats->pixels);
+    dip_metrics_value(m, REPLAYS, NULL, (double)stats->replays);
+    dip_metrics_value(m, POISONED, NULL, (double)stats->failed[DIP_REASON_POISONED]);
+}
+
+void dip__coordinator_page(struct observed *observed, const struct dip_coordinator_daemon *daemon,
+                           const struct coordinator_facts *facts)
+{
+    struct dip_metrics *m = observed->metrics;
+    const struct dip_front_stats *stats = dip_coordinator_daemon_stats(daemon);
+    struct dip_scheduler_stats queue = dip_coordinator_daemon_queue(daemon);
+    bool is_leading = dip_coordinator_daemon_is_leading(daemon);
+    dip_metrics_begin(m);
+    put_front(m, stats, &queue);
+    put_workers(m, daemon);
+    put_work(m, stats, facts->model);
+    dip_metrics_value(m, IS_LEADER, NULL, is_leading);
+    dip_metrics_value(m, EPOCH, NULL,
+                      is_leading ? (double)dip_coordinator_daemon_epoch(daemon) : 0);
+    dip_metrics_value(m, LEADER_CHANGES, NULL, (double)facts->leader_changes);
+    dip_metrics_value(m, ETCD_UP, NULL, facts->has_registry && facts->is_registry_up);
+    dip_metrics_value(m, STALLED, NULL, (double)stats->streams_stalled);
+    dip_metrics_value(m, PREVIEWS_DROPPED, NULL, (double)stats->previews_dropped);
+    dip_metrics_value(m, BUFFERED, NULL, (double)stats->result_bytes);
+    dip_metrics_value(m, RESULTS, NULL, stats->results);
+    dip_metrics_value(m, STREAMS, NULL, stats->streams);
+    dip_metrics_value(m, MODEL_INFO, &facts->model, 1);
+    dip__observe_process(observed, PROCESS);
+    if (dip_metrics_publish(m))
+        dip_log_say(observed->log, DIP_LOG_WARNING, "no memory for the metrics page");
+}

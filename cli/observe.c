@@ -1,0 +1,140 @@
+/* cli/observe.c - see cli/observe.h. */
+#include "cli/observe.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+/* A loop that has not turned for so long does not live. */
+#define BEAT_NS_MAX (10 * DIP_SECOND_NS)
+
+static bool is_live(void *context, char ret_why[DIP_HTTP_WHY_BYTES])
+{
+    struct observed *o = context;
+    int64_t silent_ns = dip_clock_now_ns() - (int64_t)dip_counter_get(&o->beat_ns);
+    if (silent_ns > BEAT_NS_MAX) {
+        snprintf(ret_why, DIP_HTTP_WHY_BYTES, "the loop has stood still for %.1f s",
+                 (double)silent_ns / (double)DIP_SECOND_NS);
+        return false;
+    }
+    if (dip_flag_is_raised(&o->is_stuck)) {
+        snprintf(ret_why, DIP_HTTP_WHY_BYTES, "there is work and it makes no progress");
+        return false;
+    }
+    return true;
+}
+
+static bool is_ready(void *context, char ret_why[DIP_HTTP_WHY_BYTES])
+{
+    struct observed *o = context;
+    if (!is_live(o, ret_why))
+        return false;
+    if (dip_flag_is_raised(&o->is_ready))
+        return true;
+    snprintf(ret_why, DIP_HTTP_WHY_BYTES, "not ready for work");
+    return false;
+}
+
+enum dip_status dip__observe_open(const struct options *options, const char *component,
+                                  const char *name, const struct dip_metric_row *rows,
+                                  int row_count, struct dip_why *why, struct observed *ret_observed)
+{
+    struct observed *o = ret_observed;
+    *o = (struct observed){0};
+    dip_counter_set(&o->beat_ns, (uint64_t)dip_clock_now_ns());
+    struct dip_log_options log = {
+        .file = STDERR_FILENO,
+        .is_json = options->log_format == LOG_FORMAT_JSON ||
+                   (options->log_format == LOG_FORMAT_AUTO && !isatty(STDERR_FILENO)),
+        .level = (enum dip_log_level)options->log_level,
+        .component = component,
+        .name = name};
+    enum dip_status status = dip_log_open(&log, &o->log);
+    if (!status)
+        status = dip_metrics_new(rows, row_count, &o->metrics);
+    if (status)
+        dip_fail(why, status, "no memory for a log");
+    if (!status && options->http)
+        status = dip_http_start(&(struct dip_http_options){.listen = options->http,
+                                                           .metrics = o->metrics,
+                                                           .is_live = is_live,
+                                                           .is_ready = is_ready,
+                                                           .context = o},
+                                why, &o->http);
+    if (status)
+        dip__observe_close(o);
+    return status;
+}
+
+void dip__observe_close(struct observed *observed)
+{
+    dip_http_stop(observed->http);
+    dip_metrics_free(observed->metrics);
+    dip_log_close(observed->log);
+    *observed = (struct observed){0};
+}
+
+void dip__observe_beat(struct observed *observed, bool ready, bool stuck)
+{
+    dip_counter_set(&observed->beat_ns, (uint64_t)dip_clock_now_ns());
+    if (ready)
+        dip_flag_raise(&observed->is_ready);
+    else
+        dip_flag_lower(&observed->is_ready);
+    if (stuck)
+        dip_flag_raise(&observed->is_stuck);
+    else
+        dip_flag_lower(&observed->is_stuck);
+}
+
+/* ---- the process ---- */
+
+/* Pages of memory in use: the second number of the file. */
+static double resident_bytes(void)
+{
+    FILE *file = fopen("/proc/self/statm", "re");
+    char text[128] = "";
+    if (!file)
+        return 0;
+    size_t bytes = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[bytes] = '\0';
+    const char *second = strchr(text, ' ');
+    return second ? strtod(second, NULL) * (double)sysconf(_SC_PAGESIZE) : 0;
+}
+
+static int open_files(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    int count = 0;
+    if (!folder)
+        return 0;
+    while (readdir(folder))
+        count++;
+    closedir(folder);
+    return count > 3 ? count - 3 : 0; /* "." and ".." and the folder itself */
+}
+
+void dip__observe_process(struct observed *observed, int first)
+{
+    static double begin_s;
+    struct rusage used;
+    const char *version[] = {DIP_VERSION};
+    struct dip_metrics *m = observed->metrics;
+    if (begin_s == 0)
+        begin_s = (double)dip_clock_unix_ns() / (double)DIP_SECOND_NS;
+    getrusage(RUSAGE_SELF, &used);
+    double cpu_s = (double)used.ru_utime.tv_sec + (double)used.ru_utime.tv_usec / 1e6 +
+                   (double)used.ru_stime.tv_sec + (double)used.ru_stime.tv_usec / 1e6;
+    dip_metrics_value(m, first + 0, version, 1);
+    dip_metrics_value(m, first + 1, NULL, (double)dip_log_dropped(observed->log));
+    dip_metrics_value(m, first + 2, NULL, cpu_s);
+    dip_metrics_value(m, first + 3, NULL, resident_bytes());
+    dip_metrics_value(m, first + 4, NULL, begin_s);
+    dip_metrics_value(m, first + 5, NULL, open_files());
+}

@@ -1,0 +1,184 @@
+/* cli/worker.c - `diptych worker`: the process that owns a device. */
+#include <string.h>
+
+#include "base/clock.h"
+#include "cli/daemon.h"
+#include "cli/observe.h"
+#include "cli/remote.h"
+#include "cli/signals.h"
+#include "cluster/cluster.h"
+#include "worker/daemon.h"
+
+#define LOOK_NS       (INT64_C(50) * DIP_MS_NS)
+#define PAGE_NS       (INT64_C(500) * DIP_MS_NS)
+#define GRACE_MORE_NS (10 * DIP_SECOND_NS) /* for what is handed back to be taken */
+
+enum row { CONNECTED, STEPS, PROGRESS, AR_BUSY, HINGES, DIFFUSION_BUSY, DEVICE, PROCESS };
+
+static const struct dip_metric_row rows[] = {
+    [CONNECTED] = {"diptych_worker_connected",
+                   DIP_METRIC_GAUGE,
+                   "1 while the coordinator has taken it in.",
+                   {NULL}},
+    [STEPS] = {"diptych_worker_steps_total",
+               DIP_METRIC_COUNTER,
+               "AR and sampler steps since the start.",
+               {NULL}},
+    [PROGRESS] = {"diptych_worker_last_progress_timestamp_seconds",
+                  DIP_METRIC_GAUGE,
+                  "When they last grew, in seconds since 1970; 0 = never.",
+                  {NULL}},
+    [AR_BUSY] = {"diptych_worker_ar_busy", DIP_METRIC_GAUGE, "Images being drawn.", {NULL}},
+    [HINGES] = {"diptych_worker_hinges", DIP_METRIC_GAUGE, "Hinges drawn or kept.", {NULL}},
+    [DIFFUSION_BUSY] = {"diptych_worker_diffusion_busy",
+                        DIP_METRIC_GAUGE,
+                        "Images being diffused.",
+                        {NULL}},
+    [DEVICE] = {"diptych_worker_info",
+                DIP_METRIC_GAUGE,
+                "1, with what computes.",
+                {"backend", "device"}},
+    PROCESS_METRIC_ROWS(PROCESS),
+};
+
+struct worker {
+    const struct options *options;
+    struct observed observed;
+    struct dip_rpc_tls *tls;
+    struct dip_worker_daemon *daemon;
+    char model[DIP_PATH_BYTES_MAX];
+    const char *name;
+    bool was_connected, is_draining;
+    uint64_t steps;               /* as last looked at, */
+    int64_t progress_ns, page_ns; /* and when they grew; of the last page */
+    int64_t give_up_ns;           /* while draining */
+};
+
+static void on_log(void *context, const char *text)
+{
+    struct worker *w = context;
+    dip_log_say(w->observed.log, DIP_LOG_INFO, "%s", text);
+}
+
+static uint32_t roles_of(const struct options *o)
+{
+    return o->role == ROLE_AR          ? (uint32_t)DIP_ROLE_AR
+           : o->role == ROLE_DIFFUSION ? (uint32_t)DIP_ROLE_DIFFUSION
+                                       : (uint32_t)DIP_ROLE_AR | DIP_ROLE_DIFFUSION;
+}
+
+static enum dip_status start(struct worker *w, struct dip_why *why)
+{
+    const struct options *o = w->options;
+    DIP_TRY(dip__model_directory(o, why, w->model, sizeof w->model));
+    DIP_TRY(dip__daemon_tls(o, why, &w->tls));
+    DIP_TRY(dip__observe_open(o, "worker", o->name, rows, PROCESS + PROCESS_METRICS, why,
+                              &w->observed));
+    struct dip_worker_daemon_options options = {
+        .model = w->model,
+        .backend = o->backend,
+        .threads = (int)o->threads,
+        .roles = roles_of(o),
+        .name = o->name,
+        .host_id = o->host_id,
+        .cluster_id = o->cluster,
+        .listen = o->listen,
+        .advertise = o->advertise,
+        .coordinator = o->server ? o->server : REMOTE_SERVER_DEFAULT,
+        .tls = w->tls,
+        .ar_group = o->ar_rank,
+        .group_address = o->group_address,
+        .ar_slots = (int)o->ar_slots,
+        .diffusion_slots = (int)o->diffusion_slots,
+        .log = on_log,
+        .log_context = w,
+    };
+    return dip_worker_daemon_start(&options, why, &w->daemon);
+}
+
+static void put_page(struct worker *w, const struct dip_worker_daemon_stats *stats)
+{
+    struct dip_metrics *m = w->observed.metrics;
+    const char *labels[] = {stats->backend, stats->device_class};
+    int64_t age_ns = dip_clock_now_ns() - w->progress_ns;
+    dip_metrics_begin(m);
+    dip_metrics_value(m, CONNECTED, NULL, stats->is_connected);
+    dip_metrics_value(m, STEPS, NULL, (double)stats->steps_total);
+    dip_metrics_value(m, PROGRESS, NULL,
+                      stats->steps_total ? (double)(dip_clock_unix_ns() - age_ns) / 1e9 : 0);
+    dip_metrics_value(m, AR_BUSY, NULL, stats->ar_busy);
+    dip_metrics_value(m, HINGES, NULL, stats->hinges_held);
+    dip_metrics_value(m, DIFFUSION_BUSY, NULL, stats->diffusion_busy);
+    dip_metrics_value(m, DEVICE, labels, 1);
+    dip__observe_process(&w->observed, PROCESS);
+    if (dip_metrics_publish(m))
+        dip_log_say(w->observed.log, DIP_LOG_WARNING, "no memory for the metrics page");
+}
+
+static void look_around(struct worker *w)
+{
+    struct dip_worker_daemon_stats stats = dip_worker_daemon_stats(w->daemon);
+    int64_t now_ns = dip_clock_now_ns();
+    bool is_busy = stats.ar_busy > 0 || stats.diffusion_busy > 0;
+    if (stats.steps_total != w->steps || !is_busy) {
+        w->steps = stats.steps_total;
+        w->progress_ns = now_ns;
+    }
+    bool is_stuck = now_ns - w->progress_ns > w->options->stuck_time * DIP_SECOND_NS;
+    dip__observe_beat(&w->observed, stats.is_connected && !w->is_draining, is_stuck);
+    if (stats.is_connected != w->was_connected) {
+        dip__fact("worker", stats.is_connected ? FACT_READY : FACT_WAITING, "");
+        w->was_connected = stats.is_connected;
+    }
+    if (now_ns - w->page_ns >= PAGE_NS) {
+        w->page_ns = now_ns;
+        put_page(w, &stats);
+    }
+    if (dip__signals_came() && !w->is_draining) {
+        int64_t grace_ns = w->options->grace * DIP_SECOND_NS;
+        w->is_draining = true;
+        w->give_up_ns = now_ns + grace_ns + GRACE_MORE_NS;
+        dip_log_say(w->observed.log, DIP_LOG_INFO, "draining");
+        dip_worker_daemon_drain(w->daemon, grace_ns);
+    }
+}
+
+static enum exit_code serve(struct worker *w)
+{
+    for (;;) {
+        look_around(w);
+        switch (dip_worker_daemon_wait(w->daemon, 0)) {
+        case DIP_WORKER_DRAINED:
+            return EXIT_DONE;
+        case DIP_WORKER_FAILED:
+            dip_log_say(w->observed.log, DIP_LOG_ERROR, "the device has failed");
+            return EXIT_FAILED;
+        case DIP_WORKER_RUNS:
+            break;
+        }
+        if (w->is_draining && dip_clock_now_ns() > w->give_up_ns) {
+            dip_log_say(w->observed.log, DIP_LOG_WARNING, "left with work that was not finished");
+            return EXIT_FAILED;
+        }
+        dip_clock_sleep(LOOK_NS);
+    }
+}
+
+enum exit_code dip__worker(const struct arguments *arguments)
+{
+    struct worker w = {.options = &arguments->options};
+    struct dip_why why = {0};
+    dip__signals_catch();
+    enum dip_status status = start(&w, &why);
+    enum exit_code code = status ? dip__fail(status, &why) : EXIT_DONE;
+    if (!status) {
+        char port[16];
+        snprintf(port, sizeof port, "port %d", dip_worker_daemon_stats(w.daemon).port);
+        dip__fact("worker", FACT_LISTENING, port);
+        code = serve(&w);
+    }
+    dip_worker_daemon_stop(w.daemon);
+    dip_rpc_tls_close(w.tls);
+    dip__observe_close(&w.observed);
+    return code;
+}

@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# tests/e2e/up.sh - `diptych up`: a cluster of processes gives the bytes of the embedded program, survives kill -9 of its workers, drains, and leaves nobody behind.
+. "$(dirname "$0")/common.bash"
+cd "$work" || exit 1
+trap 'stop_all; rm -rf "$work"' EXIT
+ups=()
+model=$tiny
+
+stop_all() { for pid in "${ups[@]}"; do kill -KILL "$pid" 2>/dev/null; done; }
+
+# wait_for SECONDS COMMAND...: until it succeeds
+wait_for() {
+  local until=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ $SECONDS -lt $until ] || return 1
+    sleep 0.05
+  done
+}
+
+# start_up NAME OPTIONS...: leaves $up (pid) and $server
+start_up() {
+  local name=$1
+  shift
+  "$diptych" up --model "$model" --listen 127.0.0.1:0 --threads 1 "$@" >"$name.out" 2>"$name.err" &
+  up=$!
+  ups+=("$up")
+  wait_for 60 grep -q '^up: ready' "$name.out" || complain "$name did not come up: $(cat "$name.out" "$name.err")"
+  server=$(sed -n 's/^up: listening on //p' "$name.out" | head -n 1)
+}
+
+# workers: pids of the members of $up, by a pattern of their command line
+members() { pgrep -P "$up" -f "$1"; }
+gone() { ! kill -0 "$1" 2>/dev/null; }
+none_left() { local pid; for pid in "$@"; do kill -0 "$pid" 2>/dev/null && return 1; done; return 0; }
+
+# end_up NAME: SIGTERM drains; status 0, and every process gone
+end_up() {
+  local pids
+  pids=$(pgrep -P "$up")
+  kill -TERM "$up"
+  wait "$up"
+  same "$1: exit status" 0 $?
+  checks=$((checks + 1))
+  # shellcheck disable=SC2086  # a list of numbers
+  wait_for 5 none_left $pids || complain "$1: processes are left: $(ps -o pid,args -p $pids)"
+}
+
+# remote ARGUMENTS...: hashes of all images that the cluster makes
+remote() { "$diptych" generate --server "$server" --timeout 120 --json -o "$work/r.png" "$@" 2>remote.err | hashes; }
+embedded() { "$diptych" generate --model "$model" --json -o "$work/e.png" "$@" | hashes; }
+hashes() { grep -oE '"images": .*' | grep -oE '"image_sha256": "[0-9a-f]+"' | tr '\n' ' '; }
+
+# ---- one AR worker, two for diffusion ----
+start_up pair --diffusion 2 --http 127.0.0.1:0
+for arguments in "--seed 5 dog" "--seed 6 -n 4 cat" "--seed 7 --sampler dpm++ --guidance 3.5 --top-k 9 bird" "--seed 8 --no-metadata --steps 7 fish"; do
+  # shellcheck disable=SC2086  # words
+  same "cluster and embedded: $arguments" "$(embedded $arguments)" "$(remote $arguments)"
+done
+cmp -s r.png e.png || complain "the files differ"
+same "a prompt of two languages" "$(embedded -s 3 "ein Käse, 奶酪")" "$(remote -s 3 "ein Käse, 奶酪")"
+"$diptych" generate --server "$server" --steps 4 --previews p --preview-every 2 x >/dev/null 2>&1
+same "previews" "preview-0-2.png" "$(ls p 2>/dev/null | tr '\n' ' ' | sed 's/ $//')"
+refuses 2 'BAD_FIELD' "$diptych" generate --server "$server" --size 63x63 x
+refuses 3 'MODEL_UNKNOWN' "$diptych" generate --server "$server" --model nowhere/other x
+accepts "$diptych" status --server "$server"
+for member in ar-0 diffusion-0 diffusion-1; do grep -qE "^$member .* ready" stdout || complain "status lacks $member: $(cat stdout)"; done
+
+# Drain gives the other one all of the work, undrain takes it back.
+accepts "$diptych" drain --server "$server" diffusion-0
+same "with one of them drained" "$(embedded -s 9 -n 3 x)" "$(remote -s 9 -n 3 x)"
+checks=$((checks + 1))
+wait_for 10 eval '"$diptych" status --server "$server" | grep -q "^diffusion-0 .* drained"' || complain "diffusion-0 is not drained: $("$diptych" status --server "$server")"
+accepts "$diptych" undrain --server "$server" diffusion-0
+checks=$((checks + 1))
+wait_for 10 eval '"$diptych" status --server "$server" | grep -q "^diffusion-0 .* ready"' || complain "diffusion-0 is not back"
+refuses 3 'WORKER_UNKNOWN' "$diptych" drain --server "$server" nobody
+
+# Pages for machines.
+port=$(sed -n 's/^up: metrics on port //p' pair.out)
+get() { exec 3<>"/dev/tcp/127.0.0.1/$port" && printf 'GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' "$1" >&3 && cat <&3; }
+get /healthz | grep -q '^HTTP/1.1 200' || complain "/healthz: $(get /healthz)"
+get /readyz | grep -q '^HTTP/1.1 200' || complain "/readyz: $(get /readyz)"
+sleep 0.6 # a page is at most half a second old
+get /metrics | sed '1,/^\r$/d' >metrics.txt
+if command -v promtool >/dev/null; then
+  checks=$((checks + 1))
+  promtool check metrics <metrics.txt >promtool.txt 2>&1 || complain "promtool: $(cat promtool.txt)"
+else
+  echo "NOT checked: promtool is missing"
+fi
+grep -qE '^diptych_images_total\{model="model"\} [1-9]' metrics.txt || complain "no images are counted"
+grep -qF 'diptych_requests_total{method="Generate",code="INVALID_ARGUMENT",reason="BAD_FIELD"} 1' metrics.txt || complain "the bad field is not counted"
+grep -qF 'diptych_requests_total{method="Generate",code="UNAVAILABLE",reason="OVERLOADED"} 0' metrics.txt || complain "what never happened has no series"
+
+# ---- kill -9 at a random moment, again and again: the request costs time, never the image ----
+everybody_is_ready() { [ "$("$diptych" status --server "$server" 2>/dev/null | grep -cE "^(ar|diffusion)-[01] .* ready")" -eq 3 ]; }
+expected=$(embedded --seed 11 --steps 300 -n 6 x)
+for run in $(seq 20); do
+  wait_for 30 everybody_is_ready || complain "run $run: not everybody is back: $("$diptych" status --server "$server")"
+  victim=$([ $((run % 3)) -eq 0 ] && echo ar-0 || echo diffusion-$((run % 2)))
+  "$diptych" generate --server "$server" --timeout 120 --json -o k.png --seed 11 --steps 300 -n 6 x >k.json 2>k.err &
+  client=$!
+  sleep 0.$((RANDOM % 5))$((RANDOM % 10))
+  pid=$(members "name $victim ")
+  kill -KILL "$pid"
+  wait $client
+  same "run $run, $victim killed: exit status" 0 $?
+  same "run $run, $victim killed" "$expected" "$(hashes <k.json)"
+  [ ! -s k.err ] || sed "s/^/run $run, $victim: /" k.err
+done
+sleep 0.6
+checks=$((checks + 1))
+replays=$(get /metrics | sed -n 's/^diptych_replays_total //p' | tr -d '\r')
+[ "${replays:-0}" -gt 0 ] || complain "no image was replayed in 20 runs: the kills came too late to test anything"
+echo "20 kills, $replays images replayed"
+grep -q 'was killed by signal 9; it starts again' pair.out || complain "up says nothing of its dead: $(cat pair.out)"
+wait_for 30 everybody_is_ready || complain "not everybody is back: $("$diptych" status --server "$server")"
+
+# ---- SIGTERM in the middle of a request: it is finished first ----
+"$diptych" generate --server "$server" --timeout 120 --json -o t.png --seed 11 --steps 300 -n 6 x >t.json 2>t.err &
+client=$!
+sleep 0.2
+end_up "SIGTERM during a request"
+wait $client
+same "the request of a draining cluster: exit status" 0 $?
+same "the request of a draining cluster" "$expected" "$(hashes <t.json)"
+refuses 3 'cannot reach' "$diptych" generate --server "$server" x
+
+# ---- the AR panel cut in two and in four: the same bytes, also when a rank dies ----
+for ranks in 2 4; do
+  [ $ranks -eq 2 ] || model=$root/tests/golden/tiny-b/model
+  start_up tp$ranks --ar-tp $ranks
+  for arguments in "--seed 5 dog" "--seed 6 -n 4 cat"; do
+    # shellcheck disable=SC2086  # words
+    same "$ranks ranks: $arguments" "$(embedded $arguments)" "$(remote $arguments)"
+  done
+  [ $ranks -eq 4 ] || for run in 1 2 3 4; do
+    "$diptych" generate --server "$server" --timeout 120 --json -o k.png --seed 11 --steps 300 -n 6 x >k.json 2>k.err &
+    client=$!
+    sleep 0.0$((RANDOM % 10))
+    kill -KILL "$(members "name ar-$((run % 2)) ")"
+    wait $client
+    same "rank $((run % 2)) of 2 killed, run $run: exit status" 0 $?
+    same "rank $((run % 2)) of 2 killed, run $run" "$expected" "$(hashes <k.json)"
+    wait_for 60 eval '"$diptych" generate --server "$server" -o again.png x >/dev/null 2>&1' || complain "the group did not form again: $("$diptych" status --server "$server")"
+  done
+  end_up "$ranks ranks"
+done
+
+refuses 2 'cannot be cut|degree|ranks' "$diptych" up --model "$tiny" --listen 127.0.0.1:0 --ar-tp 4
+model=$tiny
+
+# ---- kill -9 of `up` itself takes everybody along ----
+start_up orphans
+pids=$(pgrep -P "$up")
+kill -KILL "$up"
+checks=$((checks + 1))
+# shellcheck disable=SC2086  # a list of numbers
+wait_for 5 none_left $pids || complain "orphans: $(ps -o pid,args -p $pids)"
+
+# ---- what cannot work is said, once, at the start ----
+start_up first
+"$diptych" up --model "$tiny" --listen "$server" >taken.out 2>taken.err
+same "a port that is taken: exit status" 1 $?
+grep -q '^error: .*listen' taken.err || complain "a port that is taken: $(cat taken.out taken.err)"
+"$diptych" up --model "$work/nothing" --listen 127.0.0.1:0 >no.out 2>no.err
+differ "a model that is not there: exit status" 0 $?
+"$diptych" up --model "$tiny" --listen 0.0.0.0:0 >plain.out 2>plain.err
+same "plaintext for everybody: exit status" 2 $?
+grep -q -- '--insecure' plain.err || complain "plaintext for everybody: $(cat plain.err)"
+end_up first
+finish
