@@ -2,6 +2,7 @@
  */
 #include <string.h>
 
+#include "base/clock.h"
 #include "coordinator/front.h"
 
 static const char *scope_name(enum dip_scope scope)
@@ -24,9 +25,19 @@ bool dip__caller_read(struct dip_coordinator_daemon *d, const struct dip_rpc_cal
                       "send the header \"authorization: Bearer TOKEN\"");
         return false;
     }
-    dip_error_set(ret_error, DIP_REASON_BAD_CREDENTIAL, "the token is not known here; %s is needed",
-                  scope_name(scope));
-    return false; /* nobody's, until there is somebody to ask about tokens */
+    struct dip_token_holder holder;
+    if (dip_tokens_check(d->options.tokens, dip_clock_now_ns(), value, bytes, &holder)) {
+        dip_error_set(ret_error, DIP_REASON_BAD_CREDENTIAL, "the token is not known here");
+        return false;
+    }
+    if (!(holder.scopes & (uint32_t)scope)) {
+        dip_error_set(ret_error, DIP_REASON_ROLE_REQUIRED, "this token lacks the scope %s",
+                      scope_name(scope));
+        return false;
+    }
+    memcpy(ret_caller->tenant, holder.tenant, sizeof ret_caller->tenant);
+    ret_caller->scopes = holder.scopes;
+    return true;
 }
 
 static uint32_t mix(uint32_t hash, const char *text)
