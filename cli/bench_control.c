@@ -102,9 +102,10 @@ static void ask(struct client *client)
     void *copy = malloc(b->request_bytes);
     client->begin_ns = dip_clock_now_ns();
     client->is_begun = false;
-    enum dip_status status = DIP_NO_MEMORY;
-    if (copy)
-        status = dip_rpc_call_open(b->channels[client->index % CHANNELS], &options, &call);
+    dip_assert(copy);
+    memcpy(copy, b->request, b->request_bytes);
+    enum dip_status status =
+        dip_rpc_call_open(b->channels[client->index % CHANNELS], &options, &call);
     if (!status)
         status = dip_rpc_call_send(call, copy, b->request_bytes, 0);
     dip_assert(status == DIP_OK); /* a benchmark without memory measures nothing */
