@@ -43,7 +43,7 @@ struct dip_spoke_options {
 /* Errors: NO_MEMORY. */
 DIP_MUST_USE enum dip_status dip_spoke_new(const struct dip_spoke_options *options,
                                            struct dip_spoke **ret_spoke);
-/* Hangs up when what was sent so far has gone out (for a second at most), and closes everything;
+/* Hangs up when what was sent so far has gone out (after 5 s at the latest), closes everything;
  * free when the loop has returned. After the worker has stopped. */
 void dip_spoke_stop(struct dip_spoke *spoke);
 void dip_spoke_free(struct dip_spoke *spoke);

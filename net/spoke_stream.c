@@ -25,7 +25,7 @@ enum {
 #define INBOX_NS     (INT64_C(2) * DIP_MS_NS)
 #define WELCOME_NS   (5 * DIP_SECOND_NS)
 #define STALL_NS     (10 * DIP_SECOND_NS)
-#define CLOSE_NS     DIP_SECOND_NS
+#define CLOSE_NS     (5 * DIP_SECOND_NS)
 #define SETTLED_NS   (2 * DIP_SECOND_NS) /* a stream that stood so long was no mistake */
 #define PAUSE_NS_MIN (INT64_C(50) * DIP_MS_NS)
 #define PAUSE_NS_MAX (2 * DIP_SECOND_NS)
