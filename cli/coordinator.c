@@ -6,18 +6,24 @@
 #include "base/clock.h"
 #include "cli/daemon.h"
 #include "cli/observe.h"
+#include "cli/registry.h"
 #include "cli/signals.h"
 #include "coordinator/daemon.h"
+#include "net/tokens.h"
 
-#define TURN_NS (INT64_C(50) * DIP_MS_NS)
-#define PAGE_NS (INT64_C(500) * DIP_MS_NS)
+#define TURN_NS  (INT64_C(50) * DIP_MS_NS)
+#define PAGE_NS  (INT64_C(500) * DIP_MS_NS)
+#define LEAVE_NS (2 * DIP_SECOND_NS) /* for the registry to take its keys back */
 
 struct coordinator {
     const struct options *options;
     struct observed observed;
     struct dip_rpc_loop *loop;
     struct dip_rpc_tls *tls;
+    struct dip_tokens *tokens;
     struct dip_coordinator_daemon *daemon;
+    struct enrolled enrolled;
+    char name[ENROLLED_NAME_BYTES];
     struct coordinator_facts facts;
     char model[DIP_PATH_BYTES_MAX];
     bool was_ready, was_leading, is_draining, is_stopped;
@@ -35,11 +41,12 @@ static struct dip_coordinator_daemon_options daemon_options(const struct coordin
         .tls = c->tls,
         .is_insecure = o->insecure,
         .cluster_id = o->cluster,
-        .name = o->name,
+        .name = o->name || o->etcd ? c->name : NULL,
         .advertise = o->advertise,
         /* Without a registry this process leads. Its epoch grows from one start to the next. */
-        .epoch = (uint64_t)(dip_clock_unix_ns() / DIP_MS_NS),
+        .epoch = o->etcd ? 0 : (uint64_t)(dip_clock_unix_ns() / DIP_MS_NS),
         .log = c->observed.log,
+        .tokens = c->tokens,
         .tensor_parallel = (int)o->ar_tp,
         .group_count = (int)o->ar_groups,
         .legal_group_degrees = c->degrees,
@@ -65,6 +72,8 @@ static enum dip_status start(struct coordinator *c, struct dip_why *why)
     DIP_TRY(dip__model_directory(o, why, c->model, sizeof c->model));
     DIP_TRY(dip__daemon_degrees(c->model, (int)o->ar_tp, why, &c->degrees));
     DIP_TRY(dip__daemon_tls(o, why, &c->tls));
+    if (o->tokens)
+        DIP_TRY(dip_tokens_open(o->tokens, why, &c->tokens));
     DIP_TRY(dip__observe_open(o, "coordinator", o->name, dip__coordinator_rows,
                               dip__coordinator_row_count, why, &c->observed));
     if (dip_rpc_loop_new(&(struct dip_rpc_loop_options){.call_count_max = 1 << 16}, &c->loop))
@@ -73,7 +82,9 @@ static enum dip_status start(struct coordinator *c, struct dip_why *why)
     DIP_TRY(dip_coordinator_daemon_start(&options, why, &c->daemon));
     const char *name = strrchr(c->model, '/');
     c->facts.model = name ? name + 1 : c->model;
-    return DIP_OK;
+    c->facts.has_registry = o->etcd != NULL;
+    return dip__enrol_coordinator(o, c->name, c->loop, c->daemon, c->observed.log, why,
+                                  &c->enrolled);
 }
 
 static void on_stopped(void *context)
@@ -87,6 +98,8 @@ static void look_around(struct coordinator *c)
     int64_t now_ns = dip_clock_now_ns();
     bool is_ready = dip_coordinator_daemon_is_ready(c->daemon);
     bool is_leading = dip_coordinator_daemon_is_leading(c->daemon);
+    dip__enrolled_look(&c->enrolled, 0);
+    c->facts.is_registry_up = dip__enrolled_is_up(&c->enrolled);
     dip__observe_beat(&c->observed, is_ready, false);
     c->facts.leader_changes += is_leading != c->was_leading;
     c->was_leading = is_leading;
@@ -107,6 +120,7 @@ static void look_around(struct coordinator *c)
 
 static void stop(struct coordinator *c)
 {
+    dip__enrolled_leave(&c->enrolled, LEAVE_NS);
     dip_coordinator_daemon_free(c->daemon);
     if (c->loop) {
         dip_rpc_loop_stop(c->loop);
@@ -114,6 +128,7 @@ static void stop(struct coordinator *c)
         dip_rpc_loop_free(c->loop);
     }
     dip_rpc_tls_close(c->tls);
+    dip_tokens_close(c->tokens);
     dip__observe_close(&c->observed);
 }
 
@@ -122,6 +137,7 @@ enum exit_code dip__coordinator(const struct arguments *arguments)
     struct coordinator c = {.options = &arguments->options};
     struct dip_why why = {0};
     dip__signals_catch();
+    dip__enrolled_name(c.options, c.name);
     enum dip_status status = start(&c, &why);
     if (status) {
         stop(&c);

@@ -27,12 +27,12 @@ enum command_id {
     COMMAND_STATUS,
     COMMAND_DRAIN,
     COMMAND_UNDRAIN,
+    COMMAND_SIM,
     COMMAND_OPTIONS,
     COMMAND_VERSION,
     COMMAND_HELP,
     COMMAND_LATER, /* first of those that this build does not have */
     COMMAND_PLAN = COMMAND_LATER,
-    COMMAND_SIM,
     COMMAND_COUNT
 };
 
@@ -57,7 +57,7 @@ enum { OPTION_COUNT_MAX = 96, OPERANDS_MAX = 1 };
 /* Values, and whether the user gave them (flag or environment). */
 struct options {
     const char *model, *output, *previews, *trace, *inject, *backend, *shape, *server, *etcd;
-    const char *tls_ca, *tls_cert, *tls_key, *tls_name, *token;
+    const char *tls_ca, *tls_cert, *tls_key, *tls_name, *token, *tokens;
     const char *listen, *advertise, *http, *cluster, *name, *host_id, *group_address;
     const char *etcd_ca, *etcd_cert, *etcd_key, *etcd_user, *etcd_password;
     uint64_t seed;
@@ -66,6 +66,7 @@ struct options {
     int64_t queue_max, images_max, tenant_max, request_images_max, members_max, attempts;
     int64_t result_mib, result_time, deadline, stall_time;
     int64_t heartbeat, silence, stuck_time;
+    int64_t sim_workers, sim_requests, sim_seeds;
     double guidance, temperature, top_p;
     int64_t size[2]; /* width, height */
     int sampler, preview_kind, progress, role, log_level, log_format;

@@ -16,7 +16,6 @@ refuses 2 'needs a PROMPT' "${generate[@]}"
 refuses 2 'one PROMPT.*"circle".*quotes' "${generate[@]}" a circle
 refuses 2 'tokenize needs a TEXT' "$diptych" tokenize --model "$tiny"
 refuses 2 'bench.*did you mean decode' "$diptych" bench decod
-refuses 2 'bench control is not part of this build' "$diptych" bench control
 for command in plan sim; do
   refuses 2 "$command is not part of this build yet" "$diptych" $command
 done

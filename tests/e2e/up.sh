@@ -151,6 +151,17 @@ done
 refuses 2 'cannot be cut|degree|ranks' "$diptych" up --model "$tiny" --listen 127.0.0.1:0 --ar-tp 4
 model=$tiny
 
+# ---- who may do what ----
+printf 'plain:word-of-team-a team-a generate\nplain:word-of-the-operators ops read,admin\n' >tokens
+start_up guarded --tokens "$work/tokens"
+refuses 3 'NO_CREDENTIAL' "$diptych" generate --server "$server" x
+refuses 3 'BAD_CREDENTIAL' "$diptych" generate --server "$server" --token guessed-by-a-stranger x
+accepts env DIPTYCH_TOKEN=word-of-team-a "$diptych" generate --server "$server" x
+refuses 3 'ROLE_REQUIRED' "$diptych" drain --server "$server" --token word-of-team-a ar-0
+accepts "$diptych" drain --server "$server" --token word-of-the-operators ar-0
+! ps -eo args | grep -q 'word-of-team-[b]\|tokens tokens' || complain "a secret on a command line"
+end_up guarded
+
 # ---- kill -9 of `up` itself takes everybody along ----
 start_up orphans
 pids=$(pgrep -P "$up")
