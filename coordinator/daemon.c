@@ -59,6 +59,9 @@ void dip_coordinator_daemon_feed(struct dip_coordinator_daemon *daemon, struct d
     if (!daemon->is_leading)
         return;
     int64_t now_ns = dip_clock_now_ns();
+    if (message->kind == DIP_MESSAGE_JOINED && daemon->groups &&
+        !dip_groups_may_join(daemon->groups, message->from))
+        return; /* said before its group was dissolved */
     dip__roster_feed(daemon, message);
     dip__groups_feed(daemon, now_ns, message);
     dip_core_feed(daemon->core, now_ns, message);

@@ -28,7 +28,13 @@ static void carry_out(struct dip_coordinator_daemon *d, int64_t now_ns,
 {
     struct dip_message message = {.kind = action->message, .as.group = action->group};
     if (action->kind == DIP_GROUP_ACTION_SEND) {
+        dip__roster_group(d, action->member, action->message, &action->group);
         dip_core_send(d->core, action->member, &message);
+        if (action->message != DIP_MESSAGE_DISSOLVE_GROUP || action->group.rank != 0)
+            return;
+        /* What it has of jobs is gone from now on, whenever it says so itself. */
+        message = (struct dip_message){.kind = DIP_MESSAGE_GROUP_LOST, .from = action->member};
+        dip_core_feed(d->core, now_ns, &message);
         return;
     }
     message = (struct dip_message){
@@ -41,7 +47,11 @@ void dip__groups_feed(struct dip_coordinator_daemon *d, int64_t now_ns,
                       const struct dip_message *message)
 {
     struct dip_group_action action;
-    if (!d->groups)
+    /* A worker of both panels draws by itself: ranks do nothing else. */
+    bool is_rank = message->kind == DIP_MESSAGE_TICK ||
+                   (message->from < (uint32_t)d->roster.entry_count &&
+                    d->roster.entries[message->from].view.facts.roles == DIP_ROLE_AR);
+    if (!d->groups || !is_rank)
         return;
     dip_groups_feed(d->groups, now_ns, message);
     while (dip_groups_next(d->groups, &action))

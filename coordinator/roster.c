@@ -161,24 +161,37 @@ static void on_heartbeat(struct dip_coordinator_daemon *d, const struct dip_mess
     entry->view.steps_total = beat->steps_total;
 }
 
+static void group_leave(struct dip_coordinator_daemon *d, struct roster_entry *entry)
+{
+    entry->is_joined = false;
+    entry->view.group[0] = '\0';
+    entry->view.rank = entry->view.group_size = 0;
+    state_set(d, entry, DIP_WORKER_STATE_STARTING, "its group is being formed again");
+}
+
 static void on_group(struct dip_coordinator_daemon *d, const struct dip_message *message)
 {
     struct roster_entry *entry = entry_use(d, message->from);
-    const struct dip_message_group *group = &message->as.group;
-    struct dip_worker_view *view = &entry->view;
-    if (message->kind == DIP_MESSAGE_GROUP_LOST) {
-        view->group[0] = '\0';
-        view->rank = view->group_size = 0;
-        state_set(d, entry, DIP_WORKER_STATE_STARTING, "its group is being formed again");
-        return;
-    }
-    snprintf(view->group, sizeof view->group, "%s", group->id);
-    view->rank = group->rank;
-    view->group_size = group->size;
-    if (message->kind == DIP_MESSAGE_GROUP_FORMED && group->rank > 0)
+    if (message->kind == DIP_MESSAGE_GROUP_LOST)
+        group_leave(d, entry);
+    else if (message->kind == DIP_MESSAGE_GROUP_FORMED && entry->view.rank > 0)
         state_set(d, entry, DIP_WORKER_STATE_READY, ""); /* rank 0 joins for all of them */
-    else
-        changed(d, entry);
+}
+
+void dip__roster_group(struct dip_coordinator_daemon *d, uint32_t member,
+                       enum dip_message_kind command, const struct dip_message_group *group)
+{
+    struct roster_entry *entry = &d->roster.entries[member];
+    if (!entry->is_used)
+        return;
+    if (command == DIP_MESSAGE_DISSOLVE_GROUP) {
+        group_leave(d, entry);
+    } else if (command == DIP_MESSAGE_FORM_GROUP) {
+        snprintf(entry->view.group, sizeof entry->view.group, "%s", group->id);
+        entry->view.rank = group->rank;
+        entry->view.group_size = group->size;
+        state_set(d, entry, DIP_WORKER_STATE_STARTING, "joins its group");
+    }
 }
 
 void dip__roster_feed(struct dip_coordinator_daemon *d, const struct dip_message *message)

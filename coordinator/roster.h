@@ -39,6 +39,9 @@ void dip__roster_deinit(struct roster *roster);
 
 /* APPEARED, JOINED, HEARTBEAT, LEAVING, LOST, GROUP_...; others change nothing. */
 void dip__roster_feed(struct dip_coordinator_daemon *d, const struct dip_message *message);
+/* What a worker is told about its group. */
+void dip__roster_group(struct dip_coordinator_daemon *d, uint32_t member,
+                       enum dip_message_kind command, const struct dip_message_group *group);
 /* Once a second: who stands still, who has drained, what watchers should know. */
 void dip__roster_sweep(struct dip_coordinator_daemon *d, int64_t now_ns);
 /* Everybody is gone: this process leads no more. */
