@@ -105,6 +105,8 @@ static enum exit_code dispatch(const struct arguments *arguments)
         return dip__drain(arguments);
     case COMMAND_UNDRAIN:
         return dip__undrain(arguments);
+    case COMMAND_SIM:
+        return dip__sim(arguments);
     case COMMAND_OPTIONS:
         return print_options(arguments);
     case COMMAND_VERSION:

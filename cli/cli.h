@@ -12,6 +12,7 @@ int dip_cli_run(int argc, const char *const *argv, environment_fn environment);
 /* One per subcommand; each prints its own results and, on failure, one sentence. */
 enum exit_code dip__generate(const struct arguments *arguments);
 enum exit_code dip__tokenize(const struct arguments *arguments);
+enum exit_code dip__sim(const struct arguments *arguments);
 enum exit_code dip__inspect(const struct arguments *arguments);
 enum exit_code dip__bench(const struct arguments *arguments);
 enum exit_code dip__doctor(const struct arguments *arguments);

@@ -33,6 +33,16 @@ const char *dip_end_text(enum dip_end end)
     return (unsigned)end < DIP_END_COUNT ? texts[end] : "?";
 }
 
+const char *dip_end_name(enum dip_end end)
+{
+    static const char *const names[] = {
+#define DIP_END_NAME(name, text) #name,
+        DIP_END_LIST(DIP_END_NAME)
+#undef DIP_END_NAME
+    };
+    return (unsigned)end < DIP_END_COUNT ? names[end] : "?";
+}
+
 /* ---- reserve ---- */
 
 static void limits_take(struct dip_scheduler *s, const struct dip_scheduler_limits *limits)
@@ -56,19 +66,25 @@ static void limits_take(struct dip_scheduler *s, const struct dip_scheduler_limi
                           ACTIONS_PER_REQUEST * limits->request_count_max + ACTIONS_BESIDE;
 }
 
+static void *take(struct dip_scheduler *s, size_t count, size_t bytes)
+{
+    s->bytes += count * bytes;
+    return calloc(count, bytes);
+}
+
 static bool reserve(struct dip_scheduler *s)
 {
     const struct dip_scheduler_limits *limits = &s->limits;
     size_t images = (size_t)limits->image_count_max;
     size_t tenants = (size_t)limits->tenant_count_max;
-    s->requests = calloc((size_t)limits->request_count_max, sizeof *s->requests);
-    s->images = calloc(images, sizeof *s->images);
-    s->members = calloc((size_t)limits->member_count_max, sizeof *s->members);
-    s->token_ids = calloc(images * (size_t)limits->token_count_max, sizeof *s->token_ids);
-    s->weights = calloc(tenants, sizeof *s->weights);
-    s->flows = calloc(2 * PRIORITY_COUNT * tenants, sizeof *s->flows);
-    s->request_table = calloc(s->request_table_size, sizeof *s->request_table);
-    s->actions = calloc((size_t)s->action_count_max, sizeof *s->actions);
+    s->requests = take(s, (size_t)limits->request_count_max, sizeof *s->requests);
+    s->images = take(s, images, sizeof *s->images);
+    s->members = take(s, (size_t)limits->member_count_max, sizeof *s->members);
+    s->token_ids = take(s, images * (size_t)limits->token_count_max, sizeof *s->token_ids);
+    s->weights = take(s, tenants, sizeof *s->weights);
+    s->flows = take(s, 2 * PRIORITY_COUNT * tenants, sizeof *s->flows);
+    s->request_table = take(s, s->request_table_size, sizeof *s->request_table);
+    s->actions = take(s, (size_t)s->action_count_max, sizeof *s->actions);
     return s->requests && s->images && s->members && s->token_ids && s->weights && s->flows &&
            s->request_table && s->actions;
 }
@@ -122,6 +138,11 @@ void dip_scheduler_free(struct dip_scheduler *scheduler)
     free(scheduler->request_table);
     free(scheduler->actions);
     free(scheduler);
+}
+
+size_t dip_scheduler_bytes(const struct dip_scheduler *scheduler)
+{
+    return sizeof *scheduler + scheduler->bytes;
 }
 
 void dip_scheduler_set_weight(struct dip_scheduler *scheduler, uint32_t tenant, int weight)

@@ -23,6 +23,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -43,6 +44,9 @@ struct dip_scheduler_limits {
 DIP_MUST_USE enum dip_status dip_scheduler_new(const struct dip_scheduler_limits *limits,
                                                struct dip_scheduler **ret_scheduler);
 void dip_scheduler_free(struct dip_scheduler *scheduler);
+
+/* What it has set aside in all, once and for ever; most of it is touched only when it is needed. */
+size_t dip_scheduler_bytes(const struct dip_scheduler *scheduler);
 
 /* A tenant's share of what is contended for, 1 .. 1000, against 1 of the others. */
 void dip_scheduler_set_weight(struct dip_scheduler *scheduler, uint32_t tenant, int weight);
@@ -81,6 +85,7 @@ enum dip_end {
         DIP_END_COUNT
 };
 const char *dip_end_text(enum dip_end end);
+const char *dip_end_name(enum dip_end end); /* "QUEUE_TIME" */
 
 enum dip_action_kind {
     /* commands for `member` */

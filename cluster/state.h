@@ -164,6 +164,7 @@ struct dip_scheduler {
     int64_t now_ns; /* of the message being fed */
     uint64_t serial;
     bool is_draining;
+    size_t bytes;                  /* set aside below */
     struct request *requests;      /* [request_count_max] */
     struct image *images;          /* [image_count_max] */
     struct member *members;        /* [member_count_max], by address */
