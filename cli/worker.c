@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "cli/daemon.h"
 #include "cli/observe.h"
+#include "cli/registry.h"
 #include "cli/remote.h"
 #include "cli/signals.h"
 #include "cluster/cluster.h"
@@ -11,6 +12,7 @@
 
 #define LOOK_NS       (INT64_C(50) * DIP_MS_NS)
 #define PAGE_NS       (INT64_C(500) * DIP_MS_NS)
+#define LEAVE_NS      (2 * DIP_SECOND_NS)  /* for the registry to take its keys back */
 #define GRACE_MORE_NS (10 * DIP_SECOND_NS) /* for what is handed back to be taken */
 
 enum row { CONNECTED, STEPS, PROGRESS, AR_BUSY, HINGES, DIFFUSION_BUSY, DEVICE, PROCESS };
@@ -46,6 +48,7 @@ struct worker {
     struct observed observed;
     struct dip_rpc_tls *tls;
     struct dip_worker_daemon *daemon;
+    struct enrolled enrolled;
     char model[DIP_PATH_BYTES_MAX];
     const char *name;
     bool was_connected, is_draining;
@@ -84,7 +87,9 @@ static enum dip_status start(struct worker *w, struct dip_why *why)
         .cluster_id = o->cluster,
         .listen = o->listen,
         .advertise = o->advertise,
-        .coordinator = o->server ? o->server : REMOTE_SERVER_DEFAULT,
+        .coordinator = o->server ? o->server
+                       : o->etcd ? NULL
+                                 : REMOTE_SERVER_DEFAULT,
         .tls = w->tls,
         .ar_group = o->ar_rank,
         .group_address = o->group_address,
@@ -93,7 +98,8 @@ static enum dip_status start(struct worker *w, struct dip_why *why)
         .log = on_log,
         .log_context = w,
     };
-    return dip_worker_daemon_start(&options, why, &w->daemon);
+    DIP_TRY(dip_worker_daemon_start(&options, why, &w->daemon));
+    return dip__enrol_worker(o, w->daemon, w->observed.log, why, &w->enrolled);
 }
 
 static void put_page(struct worker *w, const struct dip_worker_daemon_stats *stats)
@@ -160,7 +166,7 @@ static enum exit_code serve(struct worker *w)
             dip_log_say(w->observed.log, DIP_LOG_WARNING, "left with work that was not finished");
             return EXIT_FAILED;
         }
-        dip_clock_sleep(LOOK_NS);
+        dip__enrolled_look(&w->enrolled, LOOK_NS);
     }
 }
 
@@ -177,6 +183,7 @@ enum exit_code dip__worker(const struct arguments *arguments)
         dip__fact("worker", FACT_LISTENING, port);
         code = serve(&w);
     }
+    dip__enrolled_leave(&w.enrolled, LEAVE_NS);
     dip_worker_daemon_stop(w.daemon);
     dip_rpc_tls_close(w.tls);
     dip__observe_close(&w.observed);

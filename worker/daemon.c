@@ -345,5 +345,8 @@ struct dip_worker_daemon_stats dip_worker_daemon_stats(const struct dip_worker_d
         .backend = dip_worker_backend(daemon->worker),
         .device_class = dip_worker_device_class(daemon->worker),
         .threads = dip_worker_threads(daemon->worker),
+        .name = daemon->facts.name,
+        .address = daemon->facts.address,
+        .roles = daemon->facts.roles,
     };
 }

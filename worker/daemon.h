@@ -86,5 +86,7 @@ struct dip_worker_daemon_stats {
     int port; /* of its server */
     const char *backend, *device_class;
     int threads;
+    const char *name, *address; /* as the coordinator is told; live as long as the daemon */
+    uint32_t roles;
 };
 struct dip_worker_daemon_stats dip_worker_daemon_stats(const struct dip_worker_daemon *daemon);

@@ -1,0 +1,265 @@
+/* cli/registry.c - see cli/registry.h. */
+#include "cli/registry.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "coordinator/daemon.h"
+#include "worker/daemon.h"
+
+#define LOOK_NS  (INT64_C(500) * DIP_MS_NS)
+#define GRACE_NS (60 * DIP_SECOND_NS) /* of a wish that was made earlier */
+#define QUIET_NS (3 * DIP_SECOND_NS)  /* until a wish that was just written is in the view */
+
+/* ---- what both do ---- */
+
+void dip__enrolled_name(const struct options *options, char ret_name[ENROLLED_NAME_BYTES])
+{
+    char host[256] = "host";
+    if (options->name) {
+        snprintf(ret_name, ENROLLED_NAME_BYTES, "%s", options->name);
+        return;
+    }
+    (void)gethostname(host, sizeof host - 1);
+    snprintf(ret_name, ENROLLED_NAME_BYTES, "%.40s-%d", host, (int)getpid());
+}
+
+static void on_health(void *context, bool is_degraded, const char *why)
+{
+    struct enrolled *e = context;
+    if (is_degraded)
+        dip_log_say(e->log, DIP_LOG_WARNING, "the registry does not answer: %s", why);
+    else
+        dip_log_say(e->log, DIP_LOG_INFO, "the registry answers");
+    if (e->coordinator)
+        dip_coordinator_daemon_registry(e->coordinator, dip_registry_facts(e->registry)->revision,
+                                        is_degraded, why);
+}
+
+static void on_left(void *context)
+{
+    struct enrolled *e = context;
+    dip_registry_free(e->registry);
+    e->registry = NULL;
+}
+
+static enum dip_status open_registry(struct enrolled *e, const struct options *o,
+                                     const struct dip_registry_handler *handler,
+                                     struct dip_why *why)
+{
+    struct dip_registry_options options = {
+        .loop = e->loop,
+        .cluster_id = o->cluster ? o->cluster : "diptych",
+        .id = e->name,
+        .endpoints = o->etcd,
+        .ca = o->etcd_ca,
+        .cert = o->etcd_cert,
+        .key = o->etcd_key,
+        .user = o->etcd_user,
+        .password = o->etcd_password,
+        .handler = handler,
+        .context = e,
+    };
+    return dip_registry_open(&options, why, &e->registry);
+}
+
+static enum dip_status register_member(struct enrolled *e, const char *address, uint32_t roles,
+                                       const char *device, struct dip_why *why)
+{
+    struct dip_registry_member member = {.roles = roles};
+    snprintf(member.address, sizeof member.address, "%s", address);
+    snprintf(member.device, sizeof member.device, "%s", device);
+    enum dip_status status = dip_registry_register(e->registry, &member);
+    return status ? dip_fail(why, status, "the registry does not take the address %s", address)
+                  : DIP_OK;
+}
+
+bool dip__enrolled_is_up(const struct enrolled *enrolled)
+{
+    return enrolled->registry && dip_registry_facts(enrolled->registry)->is_listed &&
+           !dip_registry_facts(enrolled->registry)->is_degraded;
+}
+
+/* ---- a coordinator ---- */
+
+static void follow(struct enrolled *e)
+{
+    const struct dip_registry_facts *facts = dip_registry_facts(e->registry);
+    bool is_other = facts->has_leader && strcmp(facts->leader.id, e->name) != 0;
+    dip_coordinator_daemon_follow(e->coordinator, is_other ? facts->leader.address : NULL);
+}
+
+static void coordinator_on_leading(void *context, uint64_t epoch)
+{
+    struct enrolled *e = context;
+    if (!e->coordinator)
+        return; /* it has stopped, and leaves */
+    if (epoch != 0)
+        dip_coordinator_daemon_lead(e->coordinator, epoch);
+    else
+        follow(e);
+}
+
+static void coordinator_on_leader(void *context, const struct dip_registry_leader *leader,
+                                  uint64_t epoch)
+{
+    struct enrolled *e = context;
+    (void)leader, (void)epoch;
+    if (e->coordinator && !dip_coordinator_daemon_is_leading(e->coordinator))
+        follow(e);
+}
+
+static void coordinator_on_members(void *context)
+{
+    struct enrolled *e = context;
+    const struct dip_registry_facts *facts = dip_registry_facts(e->registry);
+    if (!e->coordinator)
+        return;
+    dip_coordinator_daemon_registry(e->coordinator, facts->revision, facts->is_degraded,
+                                    facts->why);
+}
+
+static void coordinator_on_written(void *context, const char *id, enum dip_status status)
+{
+    struct enrolled *e = context;
+    if (status)
+        dip_log_say(e->log, DIP_LOG_WARNING, "the wish about %s was not kept: %s", id,
+                    dip_status_text(status));
+}
+
+/* What an operator asked this coordinator is written down for the next one. */
+static void on_drain(void *context, const char *name, bool is_draining, const char *why)
+{
+    struct enrolled *e = context;
+    struct dip_registry_drain drain = {.since_s = dip_clock_unix_ns() / DIP_SECOND_NS};
+    e->look_ns = dip_clock_now_ns() + QUIET_NS;
+    if (!e->registry)
+        return;
+    snprintf(drain.by, sizeof drain.by, "%s", e->name);
+    snprintf(drain.why, sizeof drain.why, "%.100s", why);
+    enum dip_status status = dip_registry_drain(e->registry, name, is_draining ? &drain : NULL);
+    if (status)
+        coordinator_on_written(e, name, status);
+}
+
+static bool is_drained(const struct dip_coordinator_daemon *daemon, const char *name)
+{
+    struct dip_worker_view view;
+    for (int cursor = 0; dip_coordinator_daemon_worker(daemon, &cursor, &view);)
+        if (strcmp(view.facts.name, name) == 0)
+            return view.state == DIP_WORKER_STATE_DRAINING ||
+                   view.state == DIP_WORKER_STATE_DRAINED;
+    return true; /* not here: nothing to do */
+}
+
+/* A worker that came back, or came to a new leader, is still not wanted. */
+static void look_at_wishes(struct enrolled *e)
+{
+    int count = dip_registry_facts(e->registry)->member_count;
+    if (!dip_coordinator_daemon_is_leading(e->coordinator))
+        return;
+    for (int i = 0; i < count; i++) {
+        const struct dip_registry_entry *entry = dip_registry_entry(e->registry, i);
+        if (!entry->is_drain_wished || is_drained(e->coordinator, entry->member.id))
+            continue;
+        bool is_known = dip_coordinator_daemon_drain_worker(e->coordinator, entry->member.id, true,
+                                                            GRACE_NS, entry->drain.why);
+        dip_log_say(e->log, DIP_LOG_INFO, "%s drains as wished before%s", entry->member.id,
+                    is_known ? "" : ", once it is here");
+    }
+}
+
+enum dip_status dip__enrol_coordinator(const struct options *options, const char *name,
+                                       struct dip_rpc_loop *loop,
+                                       struct dip_coordinator_daemon *daemon, struct dip_log *log,
+                                       struct dip_why *why, struct enrolled *ret_enrolled)
+{
+    static const struct dip_registry_handler handler = {.on_leading = coordinator_on_leading,
+                                                        .on_leader = coordinator_on_leader,
+                                                        .on_members = coordinator_on_members,
+                                                        .on_health = on_health,
+                                                        .on_written = coordinator_on_written,
+                                                        .on_left = on_left};
+    struct enrolled *e = ret_enrolled;
+    const char *address = dip_coordinator_daemon_address(daemon);
+    if (!options->etcd)
+        return DIP_OK;
+    *e = (struct enrolled){.loop = loop, .coordinator = daemon, .log = log};
+    snprintf(e->name, sizeof e->name, "%s", name);
+    DIP_TRY(open_registry(e, options, &handler, why));
+    DIP_TRY(register_member(e, address, DIP_ROLE_COORDINATOR, "", why));
+    dip_coordinator_daemon_on_drain(daemon, on_drain, e);
+    return dip_registry_campaign(e->registry, address);
+}
+
+/* ---- a worker ---- */
+
+/* While nobody leads the worker keeps the one it knows: jobs go on for a leader that only the
+ * registry has lost. */
+static void worker_on_leader(void *context, const struct dip_registry_leader *leader,
+                             uint64_t epoch)
+{
+    struct enrolled *e = context;
+    if (!leader || strcmp(leader->address, e->leader) == 0)
+        return;
+    memcpy(e->leader, leader->address, sizeof e->leader);
+    dip_log_say(e->log, DIP_LOG_INFO, "%s leads at %s, epoch %llu", leader->id, leader->address,
+                (unsigned long long)epoch);
+    dip_worker_daemon_set_coordinator(e->worker, leader->address);
+}
+
+enum dip_status dip__enrol_worker(const struct options *options, struct dip_worker_daemon *daemon,
+                                  struct dip_log *log, struct dip_why *why,
+                                  struct enrolled *ret_enrolled)
+{
+    static const struct dip_registry_handler handler = {
+        .on_leader = worker_on_leader, .on_health = on_health, .on_left = on_left};
+    struct enrolled *e = ret_enrolled;
+    struct dip_worker_daemon_stats stats = dip_worker_daemon_stats(daemon);
+    if (!options->etcd)
+        return DIP_OK;
+    *e = (struct enrolled){.worker = daemon, .log = log, .owns_loop = true};
+    snprintf(e->name, sizeof e->name, "%s", stats.name);
+    if (dip_rpc_loop_new(&(struct dip_rpc_loop_options){.call_count_max = 16}, &e->loop))
+        return dip_fail(why, DIP_NO_MEMORY, "no memory for the registry");
+    DIP_TRY(open_registry(e, options, &handler, why));
+    return register_member(e, stats.address, stats.roles, stats.device_class, why);
+}
+
+/* ---- the main thread's time ---- */
+
+void dip__enrolled_look(struct enrolled *enrolled, int64_t wait_ns)
+{
+    struct enrolled *e = enrolled;
+    if (e->owns_loop)
+        dip_rpc_loop_turn(e->loop, wait_ns);
+    else if (wait_ns > 0)
+        dip_clock_sleep(wait_ns);
+    int64_t now_ns = dip_clock_now_ns();
+    if (!e->registry || !e->coordinator || now_ns < e->look_ns)
+        return;
+    e->look_ns = now_ns + LOOK_NS;
+    look_at_wishes(e);
+}
+
+void dip__enrolled_leave(struct enrolled *enrolled, int64_t grace_ns)
+{
+    struct enrolled *e = enrolled;
+    int64_t until_ns = dip_clock_now_ns() + grace_ns + DIP_SECOND_NS;
+    if (e->coordinator)
+        dip_coordinator_daemon_on_drain(e->coordinator, NULL, NULL);
+    e->coordinator = NULL; /* no news for a daemon that has stopped */
+    if (e->registry)
+        dip_registry_leave(e->registry, grace_ns);
+    while (e->registry && dip_clock_now_ns() < until_ns)
+        dip_rpc_loop_turn(e->loop, 20 * DIP_MS_NS);
+    dip_registry_free(e->registry);
+    e->registry = NULL;
+    if (e->owns_loop)
+        dip_rpc_loop_free(e->loop);
+    e->loop = NULL;
+    e->owns_loop = false;
+}

@@ -1,0 +1,53 @@
+/* cli/registry.h - --etcd: a daemon's place in the registry, and what follows from its news.
+ *
+ * A coordinator registers and campaigns: it leads or follows as the registry says, and the wish
+ * that a worker drains outlives it. A worker registers and serves whoever leads. Without --etcd
+ * every function does nothing. Thread: the process's main thread, which turns the loop. */
+#pragma once
+
+#include "base/log.h"
+#include "cli/options.h"
+#include "net/registry.h"
+
+struct dip_coordinator_daemon;
+struct dip_worker_daemon;
+
+enum { ENROLLED_NAME_BYTES = 64 };
+
+/* Zero-initialise; does not move while it is open. */
+struct enrolled {
+    struct dip_registry *registry; /* NULL = without, or left */
+    struct dip_rpc_loop *loop;
+    bool owns_loop; /* a worker's: its daemon runs its own one on another thread */
+    struct dip_coordinator_daemon *coordinator; /* one of the two */
+    struct dip_worker_daemon *worker;
+    struct dip_log *log;
+    char name[ENROLLED_NAME_BYTES];
+    char leader[DIP_REGISTRY_ADDRESS_BYTES]; /* that the worker was told */
+    int64_t look_ns;                         /* of the next look at wishes */
+};
+
+/* --name, or one that no other process has. */
+void dip__enrolled_name(const struct options *options, char ret_name[ENROLLED_NAME_BYTES]);
+
+/* Errors: those of dip_registry_open. */
+DIP_MUST_USE enum dip_status dip__enrol_coordinator(const struct options *options, const char *name,
+                                                    struct dip_rpc_loop *loop,
+                                                    struct dip_coordinator_daemon *daemon,
+                                                    struct dip_log *log, struct dip_why *why,
+                                                    struct enrolled *ret_enrolled);
+DIP_MUST_USE enum dip_status dip__enrol_worker(const struct options *options,
+                                               struct dip_worker_daemon *daemon,
+                                               struct dip_log *log, struct dip_why *why,
+                                               struct enrolled *ret_enrolled);
+
+/* Some time of the main thread: a worker's loop turns for up to wait_ns (or the thread sleeps), a
+ * coordinator, whose loop turns anyway, looks after wishes now and then. */
+void dip__enrolled_look(struct enrolled *enrolled, int64_t wait_ns);
+
+/* Whether the store answers. */
+bool dip__enrolled_is_up(const struct enrolled *enrolled);
+
+/* Takes this process out, so that nobody waits for a lease to end; turns the loop for up to
+ * grace_ns. Also when it never was in. */
+void dip__enrolled_leave(struct enrolled *enrolled, int64_t grace_ns);
