@@ -4,6 +4,7 @@
  *     control.p50, .p99 what the front door adds to a request, 2 clients
  *     control.refusal   p99 of a refusal while the queue is full and 64 clients insist
  *     control.queued    memory of one request that waits
+ *     control.decide.*  what one decision of the scheduler costs (cli/bench_decide.h)
  *
  * Client and coordinator share the machine, so the rate is that of both together. */
 #include "cli/bench_control.h"
@@ -16,6 +17,7 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "cli/bench_decide.h"
 #include "coordinator/daemon.h"
 #include "coordinator/stub.h"
 #include "net/rpc_client.h"
@@ -349,5 +351,5 @@ enum dip_status dip__bench_control(const char *directory,
     }
     stop(b);
     free(b);
-    return status;
+    return status ? status : dip__bench_decide(on_row, context, why);
 }
