@@ -42,6 +42,7 @@ struct ranks_board {
 struct ranks {
     const char *backend;
     int count;
+    int threads; /* of a rank; 0 = 1 */
     int64_t silence_ns_max, wait_ns_max;
     struct ranks_board *board;
     pid_t pids[DIP_COMM_RANKS_MAX];
@@ -63,7 +64,8 @@ static inline void rank_main(struct ranks *ranks, int rank, struct dip_comm_root
 {
     alarm(RANK_SECONDS_MAX); /* a hang is a failure, not a wait */
     struct rank_context c = {.ranks = ranks, .rank = rank};
-    struct dip_device_options device = {.backend = "cpu", .threads = 1};
+    struct dip_device_options device = {.backend = "cpu",
+                                        .threads = ranks->threads ? ranks->threads : 1};
     struct dip_why why = {0};
     need_ok(dip_device_open(&device, &why, &c.device));
     need_ok(dip_stream_open(c.device, &c.stream));

@@ -1,5 +1,7 @@
 /* tests/unit/ar_group.c - the autoregressive engine over several ranks, each a process: the jobs of
- * one alone, in all bits, whenever they come and go; and an end in time when a rank is lost. */
+ * one alone, in all bits, whenever they come and go; and an end in time when a rank is lost.
+ *
+ * `test_unit_ar_group bench SHAPE` measures decoding instead (SHAPE: see dip_config_shape). */
 #include "engine/engine.h"
 #include "tests/ranks.h"
 
@@ -327,8 +329,101 @@ static void a_model_that_cannot_be_cut_is_refused(void **state)
     ranks_end(&ranks);
 }
 
-int main(void)
+/* ---- measuring ---- */
+
+enum { BENCH_SLOTS = 16, BENCH_PROMPT = 16, BENCH_TOKENS = 160, BENCH_STEPS = 40 };
+
+static struct dip_model *bench_model; /* made before the ranks are forked, so that they share it */
+static int bench_jobs;
+
+static void bench_admit(struct dip_ar_engine *engine, uint64_t id)
 {
+    int32_t prompt[BENCH_PROMPT];
+    for (int i = 0; i < BENCH_PROMPT; i++)
+        prompt[i] = 100 + 17 * i;
+    struct dip_ar_job job = {.id = id,
+                             .params = {.seed = id,
+                                        .temperature = 1,
+                                        .top_k = 1200,
+                                        .top_p = 0.95f,
+                                        .token_count = BENCH_TOKENS},
+                             .prompt_ids = prompt,
+                             .prompt_count = BENCH_PROMPT};
+    need_ok(dip_ar_engine_admit(engine, &job));
+}
+
+static void run_bench(struct rank_context *c)
+{
+    alarm(900);
+    struct dip_ar_engine_options options = {.slot_count = BENCH_SLOTS,
+                                            .prompt_tokens_max = BENCH_PROMPT,
+                                            .image_tokens_max = BENCH_TOKENS,
+                                            .prefill_rows_max = BENCH_PROMPT,
+                                            .comm = c->comm};
+    struct dip_why why = {0};
+    struct dip_ar_engine *engine = NULL;
+    if (dip_ar_engine_new(bench_model, c->device, &options, &why, &engine))
+        rank_fail(__FILE__, __LINE__, "dip_ar_engine_new", why.text);
+    if (c->rank > 0) {
+        enum dip_status status;
+        do
+            status = dip_ar_engine_follow(engine, IDLE_MS * DIP_MS_NS);
+        while (!status || status == DIP_BUSY);
+        dip_ar_engine_free(engine);
+        return;
+    }
+    struct dip_ar_event events[BENCH_SLOTS];
+    int64_t best_ns = INT64_MAX;
+    int count = 0;
+    for (int i = 0; i < bench_jobs; i++)
+        bench_admit(engine, (uint64_t)i + 1);
+    for (int decoding = 0; decoding < BENCH_STEPS;) {
+        int64_t begin_ns = dip_clock_now_ns();
+        need_ok(dip_ar_engine_step(engine, events, BENCH_SLOTS, &count));
+        int64_t step_ns = dip_clock_now_ns() - begin_ns;
+        int tokens = 0;
+        for (int i = 0; i < count; i++)
+            tokens += events[i].kind == DIP_AR_TOKENS;
+        if (tokens < bench_jobs)
+            continue;
+        decoding++;
+        best_ns = step_ns < best_ns ? step_ns : best_ns;
+    }
+    printf("TP %d, %d threads each, %2d sequences: %7.1f ms a step, %7.1f tokens/s\n",
+           c->ranks->count, dip_device_threads(c->device), bench_jobs, (double)best_ns * 1e-6,
+           (double)bench_jobs * 1e9 / (double)best_ns);
+    dip_ar_engine_free(engine);
+}
+
+static int bench_main(const char *shape)
+{
+    struct dip_why why = {0};
+    if (dip_model_random(shape, 1, &why, &bench_model)) {
+        fprintf(stderr, "%s\n", why.text);
+        return 1;
+    }
+    int cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    for (int degree = 1;
+         dip_shard_check(&bench_model->config.ar, degree, NULL) == DIP_OK && degree <= 2 * cores;
+         degree *= 2) {
+        for (bench_jobs = 1; bench_jobs <= BENCH_SLOTS; bench_jobs *= 4) {
+            struct ranks ranks = {.backend = "shm",
+                                  .count = degree,
+                                  .threads = degree < cores ? cores / degree : 1,
+                                  .silence_ns_max = 60 * DIP_SECOND_NS,
+                                  .wait_ns_max = 60 * DIP_SECOND_NS};
+            ranks_run(&ranks, run_bench);
+            ranks_end(&ranks);
+        }
+    }
+    dip_model_close(bench_model);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && strcmp(argv[1], "bench") == 0)
+        return bench_main(argv[2]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_degree_draws_the_same),
         cmocka_unit_test(a_killed_rank_ends_the_step),
