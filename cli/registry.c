@@ -83,14 +83,12 @@ bool dip__enrolled_is_up(const struct enrolled *enrolled)
            !dip_registry_facts(enrolled->registry)->is_degraded;
 }
 
-/* ---- a coordinator ---- */
-
-static void follow(struct enrolled *e)
-{
-    const struct dip_registry_facts *facts = dip_registry_facts(e->registry);
-    bool is_other = facts->has_leader && strcmp(facts->leader.id, e->name) != 0;
-    dip_coordinator_daemon_follow(e->coordinator, is_other ? facts->leader.address : NULL);
-}
+/* ---- a coordinator ----
+ *
+ * A lease that could not be renewed in time ends what this process may write into the registry, and
+ * nothing else: it serves on until another one leads, for losing etcd must touch neither requests
+ * nor workers. Two that serve at a time can waste work, not spoil it: a worker obeys the largest
+ * epoch that it has heard of. */
 
 static void coordinator_on_leading(void *context, uint64_t epoch)
 {
@@ -100,16 +98,19 @@ static void coordinator_on_leading(void *context, uint64_t epoch)
     if (epoch != 0)
         dip_coordinator_daemon_lead(e->coordinator, epoch);
     else
-        follow(e);
+        dip_log_say(e->log, DIP_LOG_WARNING,
+                    "the lease of the leader has ended; serving on until another one leads");
 }
 
 static void coordinator_on_leader(void *context, const struct dip_registry_leader *leader,
                                   uint64_t epoch)
 {
     struct enrolled *e = context;
-    (void)leader, (void)epoch;
-    if (e->coordinator && !dip_coordinator_daemon_is_leading(e->coordinator))
-        follow(e);
+    (void)epoch;
+    if (!e->coordinator || (leader && strcmp(leader->id, e->name) == 0))
+        return; /* on_leading says when */
+    if (leader || !dip_coordinator_daemon_is_leading(e->coordinator))
+        dip_coordinator_daemon_follow(e->coordinator, leader ? leader->address : NULL);
 }
 
 static void coordinator_on_members(void *context)

@@ -1,8 +1,9 @@
 /* cli/registry.h - --etcd: a daemon's place in the registry, and what follows from its news.
  *
- * A coordinator registers and campaigns: it leads or follows as the registry says, and the wish
- * that a worker drains outlives it. A worker registers and serves whoever leads. Without --etcd
- * every function does nothing. Thread: the process's main thread, which turns the loop. */
+ * A coordinator registers and campaigns: it leads when the registry says so and follows when
+ * another one leads, and the wish that a worker drains outlives it. A worker registers and serves
+ * whoever leads. Without --etcd every function does nothing. Thread: the process's main thread,
+ * which turns the loop. */
 #pragma once
 
 #include "base/log.h"

@@ -122,6 +122,7 @@ static void abort_all(struct dip_coordinator_daemon *d, const struct dip_error *
 void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t epoch)
 {
     struct dip_coordinator_daemon *d = daemon;
+    bool leads_on = d->is_leading;
     d->is_leading = true;
     d->epoch = epoch;
     d->leader[0] = '\0';
@@ -129,7 +130,8 @@ void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t
     dip_log_begin(&line, d->options.log, DIP_LOG_INFO, "leading");
     dip_log_int(&line, "epoch", (int64_t)epoch);
     dip_log_end(&line);
-    dip__groups_lead(d, epoch);
+    if (!leads_on) /* groups that stand go on under the epochs that they know */
+        dip__groups_lead(d, epoch);
     dip__hub_lead(d, epoch);
     dip__health_tell(d);
 }

@@ -84,7 +84,8 @@ void dip_coordinator_daemon_free(struct dip_coordinator_daemon *daemon);
 
 /* ---- leadership ---- */
 
-/* This process leads under `epoch` (> 0, larger than any before). */
+/* This process leads under `epoch` (> 0, larger than any before). Who leads already leads on, and
+ * loses nothing. */
 void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t epoch);
 /* Somebody else does, at "host:port" (NULL = nobody is known to): requests are refused as
  * NOT_LEADER, those that run here end so that their clients ask the leader, workers are sent away.

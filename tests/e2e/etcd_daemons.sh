@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# tests/e2e/etcd_daemons.sh - coordinators and workers that find each other in a real etcd: the leader is killed, etcd goes and comes back, a drain wish outlives both, and a clean exit leaves nothing behind.
+. "$(dirname "$0")/common.bash"
+cd "$work" || exit 1
+command -v etcd >/dev/null && command -v etcdctl >/dev/null || { echo "etcd and etcdctl are missing"; exit 1; }
+export ETCDCTL_API=3
+pids=()
+trap 'for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done; rm -rf "$work"' EXIT
+patience=90
+
+# wait_for COMMAND...: until it succeeds
+wait_for() {
+  local until=$((SECONDS + patience))
+  until "$@"; do
+    [ $SECONDS -lt $until ] || return 1
+    sleep 0.05
+  done
+}
+
+# expect NAME COMMAND...: soon enough
+expect() {
+  local name=$1
+  shift
+  checks=$((checks + 1))
+  wait_for "$@" || { complain "$name"; tail -n 5 ./*.log; }
+}
+
+free_port() {
+  local port
+  while :; do
+    port=$((20000 + RANDOM % 20000))
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+  done
+  echo "$port"
+}
+
+port=$(free_port)
+peer=$(free_port)
+urls=http://127.0.0.1:$port
+start_etcd() {
+  etcd --data-dir="$work/etcd" --listen-client-urls="$urls" --advertise-client-urls="$urls" \
+    --listen-peer-urls="http://127.0.0.1:$peer" --initial-advertise-peer-urls="http://127.0.0.1:$peer" \
+    --initial-cluster="default=http://127.0.0.1:$peer" >>etcd.out 2>&1 &
+  etcd=$!
+  pids+=("$etcd")
+}
+keys() { etcdctl --endpoints "$urls" get --prefix "/diptych/e2e/$1" --keys-only 2>/dev/null | grep -c .; }
+no_keys() { [ "$(keys "$1")" = 0 ]; }
+
+# daemon NAME WORDS...: leaves its process id in ${pid_of[NAME]}
+declare -A pid_of address_of
+daemon() {
+  local name=$1
+  shift
+  "$diptych" "$@" --model "$tiny" --name "$name" --cluster e2e --etcd "$urls" --listen 127.0.0.1:0 --log-format text >"$name.out" 2>"$name.log" &
+  pid_of[$name]=$!
+  pids+=("$!")
+  wait_for grep -q "listening on" "$name.out" || complain "$name did not start: $(cat "$name.log")"
+  address_of[$name]=$(sed -n 's/^coordinator: listening on //p' "$name.out" | head -n 1)
+}
+leads() { "$diptych" status --server "${address_of[$1]}" --json 2>/dev/null | grep -q "\"leader\": \"${address_of[$1]}\""; }
+one_leads() { leads one || leads two; }
+shows() { "$diptych" status --server "${address_of[$1]}" 2>/dev/null | grep -qE "$2"; }
+is_degraded() { shows "$1" degraded; }
+is_well() { ! is_degraded "$1"; }
+remote() { "$diptych" generate --server "${address_of[$1]}" --timeout $patience --json -o "$work/r.png" --seed 5 dog 2>>remote.err | field image_sha256; }
+
+start_etcd
+daemon one coordinator
+daemon two coordinator
+daemon left worker --threads 1
+daemon right worker --threads 1
+expect "nobody leads" one_leads
+if leads one; then leader=one other=two; else leader=two other=one; fi
+for worker in left right; do expect "$worker is not ready" shows $leader "^$worker .* ready"; done
+hash=$("$diptych" generate --model "$tiny" --json -o e.png --seed 5 dog | field image_sha256)
+same "a request to the leader" "$hash" "$(remote $leader)"
+same "a request to the other one" "$hash" "$(remote $other)"
+
+# An operator's wish, then the leader dies: the next one has a larger epoch, the workers, and the wish.
+accepts "$diptych" drain --server "${address_of[$leader]}" right
+expect "the wish is not written down" eval '[ "$(keys drain/)" -ge 1 ]'
+epoch=$("$diptych" status --server "${address_of[$leader]}" --json | field epoch)
+kill -KILL "${pid_of[$leader]}"
+begin=$SECONDS
+expect "the other one does not lead" leads $other
+echo "the next one led after about $((SECONDS - begin)) s"
+next=$("$diptych" status --server "${address_of[$other]}" --json | field epoch)
+checks=$((checks + 1))
+[ "${next:-0}" -gt "${epoch:-0}" ] || complain "epoch $next after $epoch"
+expect "left did not follow" shows $other "^left .* ready"
+expect "right forgot the wish" shows $other "^right .* drained"
+same "a request to the next leader" "$hash" "$(remote $other)"
+
+# All of etcd is gone for longer than the leader's lease: requests are served, and it is said.
+kill -KILL "$etcd"
+expect "the loss of etcd is not said" is_degraded $other
+until=$((SECONDS + 13))
+while [ $SECONDS -lt $until ]; do
+  same "a request without etcd" "$hash" "$(remote $other)"
+  sleep 1
+done
+expect "left is not ready" shows $other "^left .* ready"
+start_etcd
+expect "etcd's return is not noticed" is_well $other
+same "a request after etcd's return" "$hash" "$(remote $other)"
+accepts "$diptych" undrain --server "${address_of[$other]}" right
+expect "right is not back" shows $other "^right .* ready"
+expect "the wish is not taken back" no_keys drain/
+sleep 4 # and nobody thinks of it again
+checks=$((checks + 1))
+shows $other "^right .* ready" || complain "right drains again"
+expect "they are not all registered" eval '[ "$(keys members/)" -ge 3 ]'
+
+# Clean exits, and nothing is left.
+for name in right left $other; do
+  kill -TERM "${pid_of[$name]}"
+  wait "${pid_of[$name]}"
+  same "$name: exit status" 0 $?
+done
+checks=$((checks + 1))
+for name in right left "$other"; do no_keys "members/$name" || complain "the key of $name is left"; done
+no_keys leader || complain "the leader's key is left"
+finish
