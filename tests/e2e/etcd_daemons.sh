@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/e2e/etcd_daemons.sh - coordinators and workers that find each other in a real etcd: the leader is killed, etcd goes and comes back, a drain wish outlives both, and a clean exit leaves nothing behind.
+# tests/e2e/etcd_daemons.sh - coordinators and workers that find each other in a real etcd: the leader is killed or stands still, etcd goes and comes back, a drain wish outlives both, and a clean exit leaves nothing behind.
 . "$(dirname "$0")/common.bash"
 cd "$work" || exit 1
 command -v etcd >/dev/null && command -v etcdctl >/dev/null || { echo "etcd and etcdctl are missing"; exit 1; }
@@ -55,7 +55,7 @@ daemon() {
   "$diptych" "$@" --model "$tiny" --name "$name" --cluster e2e --etcd "$urls" --listen 127.0.0.1:0 --log-format text >"$name.out" 2>"$name.log" &
   pid_of[$name]=$!
   pids+=("$!")
-  wait_for grep -q "listening on" "$name.out" || complain "$name did not start: $(cat "$name.log")"
+  wait_for grep -qs "listening on" "$name.out" || complain "$name did not start: $(cat "$name.log")"
   address_of[$name]=$(sed -n 's/^coordinator: listening on //p' "$name.out" | head -n 1)
 }
 leads() { "$diptych" status --server "${address_of[$1]}" --json 2>/dev/null | grep -q "\"leader\": \"${address_of[$1]}\""; }
@@ -112,13 +112,27 @@ checks=$((checks + 1))
 shows $other "^right .* ready" || complain "right drains again"
 expect "they are not all registered" eval '[ "$(keys members/)" -ge 3 ]'
 
-# Clean exits, and nothing is left.
-for name in right left $other; do
+# The leader is stopped until another one leads, then goes on: the workers are the new one's, and the old one says so.
+daemon $leader coordinator
+kill -STOP "${pid_of[$other]}"
+expect "nobody takes over from a leader that stands still" leads $leader
+expect "left did not move" shows $leader "^left .* ready"
+kill -CONT "${pid_of[$other]}"
+led_by_other() { "$diptych" status --server "${address_of[$other]}" --json 2>/dev/null | grep -q "\"leader\": \"${address_of[$leader]}\""; }
+expect "it does not know that another one leads" led_by_other
+same "a request to the new leader" "$hash" "$(remote $leader)"
+same "a request to the one that was stopped" "$hash" "$(remote $other)"
+expect "left is gone" shows $leader "^left .* ready"
+
+# Clean exits, and nothing is left. Who was killed and came back first has to wait for its old lease to end.
+registered() { etcdctl --endpoints "$urls" get "/diptych/e2e/members/$1" --print-value-only 2>/dev/null | grep -q "${address_of[$1]}"; }
+expect "$leader did not register again" registered $leader
+for name in right left $other $leader; do
   kill -TERM "${pid_of[$name]}"
   wait "${pid_of[$name]}"
   same "$name: exit status" 0 $?
 done
 checks=$((checks + 1))
-for name in right left "$other"; do no_keys "members/$name" || complain "the key of $name is left"; done
+for name in right left "$other" "$leader"; do no_keys "members/$name" || complain "the key of $name is left"; done
 no_keys leader || complain "the leader's key is left"
 finish
