@@ -32,7 +32,7 @@ static enum dip_refusal find_missing(const struct dip_scheduler *s, bool has_hid
     if (s->is_draining)
         return DIP_REFUSAL_DRAINING;
     if (pool->alive_count[1] == 0 || (!has_hidden && pool->alive_count[0] == 0))
-        return DIP_REFUSAL_NO_WORKERS;
+        return s->now_ns < s->expect_until_ns ? DIP_REFUSAL_COUNT : DIP_REFUSAL_NO_WORKERS;
     if (pool->staying_count[1] == 0 || (!has_hidden && pool->staying_count[0] == 0))
         return DIP_REFUSAL_DRAINING;
     return DIP_REFUSAL_COUNT;

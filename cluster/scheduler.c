@@ -159,6 +159,11 @@ void dip_scheduler_set_weight(struct dip_scheduler *scheduler, uint32_t tenant, 
     s->weights[tenant] = weight;
 }
 
+void dip_scheduler_expect_workers(struct dip_scheduler *scheduler, int64_t until_ns)
+{
+    scheduler->expect_until_ns = until_ns;
+}
+
 /* ---- dispatch ---- */
 
 typedef void (*on_message_fn)(struct dip_scheduler *s, const struct dip_message *m);

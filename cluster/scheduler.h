@@ -51,6 +51,10 @@ size_t dip_scheduler_bytes(const struct dip_scheduler *scheduler);
 /* A tenant's share of what is contended for, 1 .. 1000, against 1 of the others. */
 void dip_scheduler_set_weight(struct dip_scheduler *scheduler, uint32_t tenant, int weight);
 
+/* Until then the want of workers refuses nobody: a coordinator that has just begun to lead has not
+ * met them yet. */
+void dip_scheduler_expect_workers(struct dip_scheduler *scheduler, int64_t until_ns);
+
 /* Why a request was not admitted. */
 #define DIP_REFUSAL_LIST(X)                                                                        \
     X(QUEUE_FULL, "the queue is full")                                                             \

@@ -164,6 +164,7 @@ struct dip_scheduler {
     int64_t now_ns; /* of the message being fed */
     uint64_t serial;
     bool is_draining;
+    int64_t expect_until_ns;       /* workers may still be on their way */
     size_t bytes;                  /* set aside below */
     struct request *requests;      /* [request_count_max] */
     struct image *images;          /* [image_count_max] */

@@ -241,6 +241,22 @@ static void what_would_be_late_is_refused(void **state)
     world_free(w);
 }
 
+/* A new leader has not met its workers yet. */
+static void workers_may_be_on_their_way(void **state)
+{
+    (void)state;
+    struct world *w = world_new(8, MEMBERS, 2);
+    dip_scheduler_expect_workers(w->s, w->now_ns + SECOND_NS);
+    submit(w, 1);
+    assert_non_null(find(w, DIP_ACTION_ADMITTED));
+    w->now_ns += SECOND_NS;
+    submit(w, 2);
+    assert_int_equal(find(w, DIP_ACTION_REFUSED)->refusal, DIP_REFUSAL_NO_WORKERS);
+    join(w, 1, DIP_ROLE_AR | DIP_ROLE_DIFFUSION, 1);
+    assert_int_equal(find(w, DIP_ACTION_AR)->request_id, 1);
+    world_free(w);
+}
+
 static void a_check_runs_nothing(void **state)
 {
     (void)state;
@@ -641,6 +657,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(estimates_are_what_happens),
         cmocka_unit_test(what_would_be_late_is_refused),
+        cmocka_unit_test(workers_may_be_on_their_way),
         cmocka_unit_test(a_check_runs_nothing),
         cmocka_unit_test(what_is_due_ends_at_its_tick),
         cmocka_unit_test(what_has_begun_is_not_ended_for_its_wait),
