@@ -102,7 +102,8 @@ static struct request *request_take(struct dip_scheduler *s, const struct dip_me
 {
     const struct dip_message_submit *submit = &m->as.submit;
     struct request *request = s->free_requests;
-    dip_assert(request && !request->is_live);
+    dip_assert(s->request_count < s->limits.request_count_max);
+    dip_assert(!request->is_live);
     s->free_requests = request->waiting.next;
     s->request_count++;
     *request = (struct request){.is_live = true,
@@ -125,7 +126,8 @@ static void image_admit(struct dip_scheduler *s, struct request *request, int in
                         const struct dip_message_submit *submit)
 {
     struct image *image = s->free_images;
-    dip_assert(image && image->state == IMAGE_FREE);
+    dip_assert(s->free_image_count > 0);
+    dip_assert(image->state == IMAGE_FREE);
     s->free_images = image->sibling;
     s->free_image_count--;
     int32_t *token_ids = image->token_ids;
