@@ -633,6 +633,33 @@ static void what_is_out_of_range_is_refused(void **state)
     refuses(DIP_MESSAGE_IMAGE, cut, false, "picture");
 }
 
+/* A picture of several chunks of which one is missing, wherever it is. */
+static void a_picture_with_a_hole_is_refused(void **state)
+{
+    (void)state;
+    struct frames frames = {.count = 0};
+    struct dip_wire_envelope envelope = {.epoch = 1};
+    struct dip_message image, back;
+    any_message(DIP_MESSAGE_IMAGE, &image);
+    cut(&image);
+    assert_int_equal(dip_wire_encode_event(&image, &envelope, keep, &frames), DIP_OK);
+    assert_true(frames.count > 3);
+    for (int missing = 0; missing < frames.count - 1; missing++) {
+        struct dip_wire_reader *reader = NULL;
+        struct dip_why why = {0};
+        enum dip_status status = DIP_TIMEOUT;
+        assert_int_equal(dip_wire_reader_new(&reader), DIP_OK);
+        for (int i = 0; i < frames.count && status == DIP_TIMEOUT; i++)
+            if (i != missing)
+                status = dip_wire_read_event(reader, frames.data[i], frames.bytes[i], &why,
+                                             &envelope, &back);
+        assert_int_equal(status, DIP_INVALID);
+        dip_wire_reader_free(reader);
+    }
+    dip_message_release(&image);
+    frames_free(&frames);
+}
+
 /* Any cut or changed byte: refused, or another good message; never a crash or a leak. */
 static void spoiled_bytes_are_no_danger(void **state)
 {
@@ -804,6 +831,7 @@ int main(void)
         cmocka_unit_test(what_is_of_one_process_does_not_travel),
         cmocka_unit_test(a_preview_of_a_megabyte_at_most),
         cmocka_unit_test(what_is_out_of_range_is_refused),
+        cmocka_unit_test(a_picture_with_a_hole_is_refused),
         cmocka_unit_test(spoiled_bytes_are_no_danger),
         cmocka_unit_test(the_future_is_skipped),
         cmocka_unit_test(half_a_character_is_no_offence),
