@@ -19,7 +19,7 @@ import components
 import scenes
 import text
 
-SAMPLING = {"steps": 14, "guidance": 2.5, "temperature": 1.0, "top_k": 100, "top_p": 0.9}
+SAMPLING = {"steps": 14, "guidance": 2.5, "temperature": 0.85, "top_k": 100, "top_p": 1.0}
 PREFIXES = {  # from the names of train.py to those of the checkpoint, by file
     "panels": {"panels.lm.": "", "panels.connector.": "model.diffusion_connector.", "panels.sana.": "model.sana."},
     "autoencoder": {"vae.": "model.sana_vae."},

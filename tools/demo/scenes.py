@@ -7,10 +7,15 @@ for ever. The six categories are those of the GenEval benchmark.
 Held out of training, so that a score measures composition and not memory:
   * the colour-shape pairs in HELD_OUT_PAIRS, wherever they would appear with their colour named or drawn;
   * one in eight of all other specs, by a hash of their canonical text.
+
+Nothing may hint that the held-out pairs do not exist, or a model learns that: a caption that names a pair's colour and
+its shape, though for different things, is left out of training too, and things whose colour the caption leaves open
+are drawn in PLAIN colours only, which go with every shape.
 """
 
 import dataclasses
 import hashlib
+import itertools
 
 import numpy as np
 
@@ -37,7 +42,9 @@ BACKGROUNDS = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring")
 PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
-SIZES = {"small": (16, 20), "large": (36, 44)}  # radius in pixels when the caption names the size
+SIZES = {"small": (20,), "large": (40,)}  # radius in pixels when the caption names the size
+RADII = {1: (26, 34), 2: (20, 26), 3: (20,), 4: (20,)}  # the radii to choose from otherwise, by the number of things
+LATTICE = 16  # centres lie at multiples of this, the corners of image tokens; see _place
 NUMBERS = ("one", "two", "three", "four")
 RELATIONS = {
     "left of": ("left of", "to the left of"),
@@ -47,6 +54,7 @@ RELATIONS = {
 }
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 HELD_OUT_PAIRS = frozenset({("brown", "star"), ("pink", "cross"), ("orange", "ring"), ("white", "diamond")})
+PLAIN = tuple(color for color in COLORS if color not in {c for c, _ in HELD_OUT_PAIRS})
 
 
 def _polygon(shape):
@@ -140,6 +148,10 @@ class Spec:
         things = ",".join(f"{c or '?'} {s}" for s, c in self.things)
         return f"{self.category}|{things}|{self.count}|{self.relation}|{self.background}|{self.size}"
 
+    def hints(self):
+        """Whether the words hold both halves of a held-out pair, together or apart."""
+        return any((c, s) in HELD_OUT_PAIRS for _, c in self.things for s, _ in self.things)
+
     def is_held_out(self):
         if any((c, s) in HELD_OUT_PAIRS for s, c in self.things):
             return True
@@ -204,10 +216,11 @@ def sample_spec(rng, category):
 
 
 def _fits(things, margin=4, gap=6):
+    """Inside the picture and apart from each other, by boxes: a triangle's corners lie outside its circle."""
     for i, a in enumerate(things):
         if min(a.x, a.y, SIZE - a.x, SIZE - a.y) < a.r + margin:
             return False
-        if any(np.hypot(a.x - b.x, a.y - b.y) < a.r + b.r + gap for b in things[:i]):
+        if any(max(abs(a.x - b.x), abs(a.y - b.y)) < a.r + b.r + gap for b in things[:i]):
             return False
     return True
 
@@ -219,9 +232,20 @@ def holds(relation, a, b):
             "above": dy < 0 and -dy > abs(dx), "below": dy > 0 and dy > abs(dx)}[relation]
 
 
+def _reads_in_order(a, b):
+    """Whether b is to the right of a and not higher, or below it."""
+    return a.x < b.x and a.y <= b.y if abs(a.x - b.x) > abs(a.y - b.y) else a.y < b.y
+
+
 def _place(rng, spec, background):
-    """Things that keep the promise of the spec, colours filled in."""
-    free = [c for c in COLORS if VISIBLE[c, background]]
+    """Things that keep the promise of the spec, colours filled in.
+
+    Centres lie on a lattice and radii are few. With free ones the image tokens, 16 pixels wide, have to tell where an
+    outline runs within them, and there are too few of them for that times colours and backgrounds. Of two things
+    that stand in no relation the one named first comes first in reading order, so that the AR panel, which paints in
+    that order, has one way less to be right.
+    """
+    free = [c for c in PLAIN if VISIBLE[c, background]]
     pairs = [pair for pair in spec.things for _ in range(spec.count)]
     colors = []
     for i, (shape, color) in enumerate(pairs):
@@ -229,26 +253,22 @@ def _place(rng, spec, background):
             color = colors[0]
         while color is None:
             pick = str(rng.choice(free))
-            if (pick, shape) not in HELD_OUT_PAIRS and pick not in colors:
+            if pick not in colors:
                 color = pick
         colors.append(color)
-    low, high = SIZES.get(spec.size) or {1: (22, 42), 2: (17, 27), 3: (15, 22), 4: (14, 20)}[len(pairs)]
-    for attempt in range(2000):
-        top = max(low + 1, high - attempt // 100)
-        r = rng.uniform(low, top)
-        things = []
-        for (shape, _), color in zip(pairs, colors):
-            ri = r * rng.uniform(0.92, 1.0) if len(pairs) > 1 else r
-            lo, hi = ri + 4, SIZE - ri - 4
-            if len(pairs) == 1:
-                lo, hi = max(lo, SIZE / 2 - 22), min(hi, SIZE / 2 + 22)
-            things.append(Thing(shape, color, *rng.uniform(lo, max(lo, hi) + 1e-6, 2), ri))
-        if spec.relation and not holds(spec.relation, (things[0].x, things[0].y * 1.0), (things[1].x, things[1].y)):
-            continue
+    r = float(rng.choice(SIZES.get(spec.size) or RADII[len(pairs)]))
+    middle = SIZE // 2
+    reach = LATTICE if len(pairs) == 1 else int((middle - r - 4) // LATTICE * LATTICE)
+    centres = np.arange(middle - reach, middle + reach + 1, LATTICE, dtype=np.float64)
+    for _ in range(2000):
+        things = [Thing(shape, color, *rng.choice(centres, 2), r) for (shape, _), color in zip(pairs, colors)]
         if spec.relation:
-            dx, dy = abs(things[0].x - things[1].x), abs(things[0].y - things[1].y)
-            if max(dx, dy) < 1.5 * min(dx, dy):
+            a, b = things
+            dx, dy = abs(a.x - b.x), abs(a.y - b.y)
+            if max(dx, dy) < 1.5 * min(dx, dy) or not holds(spec.relation, (a.x, a.y), (b.x, b.y)):
                 continue
+        elif len(spec.things) == 2 and not _reads_in_order(*things):
+            continue
         if _fits(things):
             return things
     raise RuntimeError(f"no room for {spec.key()}")
@@ -313,12 +333,19 @@ def training_scene(seed, index, weights):
     weights = np.asarray(weights, np.float64)
     while True:
         spec = sample_spec(rng, CATEGORIES[rng.choice(len(CATEGORIES), p=weights / weights.sum())])
-        if spec.is_held_out():
+        if spec.is_held_out() or spec.hints():
             continue
         try:
             return scene_of(rng, spec)
         except RuntimeError:
             continue
+
+
+def some_captions(seed, count):
+    """Captions of specs that are not held out, all categories alike."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 1 << 41]))
+    specs = (sample_spec(rng, CATEGORIES[rng.integers(len(CATEGORIES))]) for _ in iter(int, 1))
+    return [describe(rng, spec) for spec in itertools.islice((s for s in specs if not s.is_held_out()), count)]
 
 
 def held_out_prompts(seed, per_category):

@@ -47,7 +47,7 @@ def build(seed=0, captions=20000):
     trainer = trainers.BpeTrainer(vocab_size=256 + MERGES, min_frequency=1, show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     template = PROMPT.replace("<|im_start|>", "").replace("<|im_end|>", "").replace("<im_start><S0>", "")
-    captions = [scenes.training_scene(seed, i, [1] * 6).caption for i in range(captions)]
+    captions = scenes.some_captions(seed, captions)
     words = [" " + w for w in COMMON.split()]
     tokenizer.train_from_iterator([template] * 2000 + [EDIT] * 2000 + captions + words, trainer)
     assert tokenizer.get_vocab_size() == 256 + MERGES, tokenizer.get_vocab_size()

@@ -3,8 +3,9 @@
     python tools/demo/train.py --out DIR [--device auto] [--stage all] [--minutes 120]
 
 Stages, in order: `autoencoder`, `tokenizer`, `data` (captions, codes and latents of the training scenes, once),
-`panels` (AR, connector and diffusion together), `export` (the checkpoint in DIR/model). Each stage saves safetensors
-in DIR and starts from what is there, so a run can be stopped, moved to another machine, and continued.
+`panels` (AR, connector and diffusion together), `polish` (the autoencoder's decoder), `export` (the checkpoint in
+DIR/model). Each stage saves safetensors in DIR and starts from what is there, so a run can be stopped, moved to another
+machine, and continued.
 --minutes is the time for all stages together; they share it by SHARES.
 """
 
@@ -27,8 +28,8 @@ import scenes
 import text
 import training
 
-STAGES = ("autoencoder", "tokenizer", "data", "panels", "export")
-SHARES = {"autoencoder": 0.15, "tokenizer": 0.07, "panels": 0.70}
+STAGES = ("autoencoder", "tokenizer", "data", "panels", "polish", "export")
+SHARES = {"autoencoder": 0.13, "tokenizer": 0.07, "panels": 0.60, "polish": 0.12}
 DATA_SEED = 1
 GUIDED_FROM = 2  # the first block that can tell where it is: one step inward from the border for each convolution
 PROMPT_MAX = 64  # tokens of the longest training prompt; ids are padded on the left to this
@@ -59,7 +60,11 @@ def reconstruction_loss(made, wanted):
 
 
 def train_autoencoder(out, device, minutes, resume=True, decoder_only=False):
-    """Mostly on 64-pixel windows, which are cheap; the last third on whole pictures."""
+    """Mostly on 64-pixel windows, which are cheap; the last third on whole pictures.
+
+    `decoder_only` keeps the latents, so it can follow the panels. It blurs what the decoder sees with a little noise:
+    the diffusion panel's latents are not exact, and the decoder should answer with the clean shape next to them.
+    """
     model = components.autoencoder().to(device, memory_format=torch.channels_last)
     if decoder_only:
         model.encoder.requires_grad_(False)
@@ -77,7 +82,11 @@ def train_autoencoder(out, device, minutes, resume=True, decoder_only=False):
         seen += count
         with training.half(device):
             latent = model.encode(images).latent
-            made = model.decode(latent).sample
+            seen_latent = latent
+            if decoder_only:
+                strength = 0.15 * latent.square().mean().sqrt() * torch.rand(count, 1, 1, 1, device=device)
+                seen_latent = latent + strength * torch.randn_like(latent)
+            made = model.decode(seen_latent).sample
         made = made.float()
         mse = (made.detach().clamp(-1, 1) - images).square().mean()
         # a small pull keeps the latent centred and of even scale, which is what the diffusion panel likes
@@ -238,8 +247,8 @@ def panels_worker(index, count, meeting, *rest):
     train_panels(*rest)
 
 
-def train_panels(out, device, minutes, easy, batch, resume=True):
-    """`easy` is the share of pictures of one thing, or None for the shares of the data. `batch` is per worker."""
+def train_panels(out, device, minutes, mix, draws, batch, resume=True):
+    """`mix` are the shares of scenes.CATEGORIES. `batch` is per worker."""
     tokenizer = text.build()
     special = text.special_ids(tokenizer)
     data = load_file(out / "data.safetensors")
@@ -249,21 +258,16 @@ def train_panels(out, device, minutes, easy, batch, resume=True):
                            matrices=panels.matrices())
     if resume:
         stage.resume()
-    one = (data["categories"] == scenes.CATEGORIES.index("single_object")) | (
-        data["categories"] == scenes.CATEGORIES.index("colors"))
-    pools = [one.nonzero()[:, 0], (~one).nonzero()[:, 0]]
+    categories = data["categories"]
+    chances = (torch.tensor(mix) / torch.bincount(categories, minlength=len(mix)).clamp(min=1))[categories]
     generator = torch.Generator().manual_seed(int(time.time()) * 64 + training.rank())
     saved = 0
     while not stage.over():
-        if easy is None:
-            rows = torch.randint(len(one), (batch,), generator=generator)
-        else:
-            counts = (round(batch * easy), batch - round(batch * easy))
-            rows = torch.cat([p[torch.randint(len(p), (n,), generator=generator)] for p, n in zip(pools, counts)])
+        rows = torch.multinomial(chances, batch, replacement=True, generator=generator)
         lengths = data["lengths"][rows] - len(prefix)
         ids = data["ids"][rows][:, -int(lengths.max()):]
         words, flow, guide = panels(prefix.to(device), ids.to(device), lengths.to(device), data["codes"][rows].to(device),
-                             (data["latents"][rows].float() * data["scale"]).to(device), special)
+                             (data["latents"][rows].float() * data["scale"]).to(device), special, draws=draws)
         stage.update(words + flow + 0.2 * guide, words=words, flow=flow, guide=guide)
         if stage.progress() - saved > 0.1:
             saved = stage.progress()
@@ -281,8 +285,8 @@ def main():
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64, help="stage panels: pictures a step, over all workers")
     parser.add_argument("--workers", type=int, default=1, help="stage panels: processes, for the CPU")
-    parser.add_argument("--easy", type=float, help="stage panels: share of pictures of one thing")
-    parser.add_argument("--decoder-only", action="store_true", help="stage autoencoder: polish the decoder alone")
+    parser.add_argument("--mix", type=float, nargs=6, default=SCENE_WEIGHTS, help="stage panels: shares of categories")
+    parser.add_argument("--draws", type=int, default=3, help="stage panels: noises per picture; 1 favours the AR panel")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -292,14 +296,14 @@ def main():
     device = training.pick_device(args.device)
     share = (lambda stage: args.minutes * SHARES.get(stage, 0)) if args.stage == "all" else (lambda _: args.minutes)
     for stage in STAGES if args.stage == "all" else (args.stage,):
-        if stage == "autoencoder":
-            train_autoencoder(args.out, device, share(stage), decoder_only=args.decoder_only)
+        if stage in ("autoencoder", "polish"):
+            train_autoencoder(args.out, device, share(stage), decoder_only=stage == "polish")
         elif stage == "tokenizer":
             train_tokenizer(args.out, device, share(stage))
         elif stage == "data":
             encode_data(args.out, device, args.scenes)
         elif stage == "panels":
-            rest = (args.out, device, share(stage), args.easy, args.batch // args.workers)
+            rest = (args.out, device, share(stage), args.mix, args.draws, args.batch // args.workers)
             if args.workers == 1:
                 train_panels(*rest)
             else:

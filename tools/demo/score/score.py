@@ -1,6 +1,7 @@
 """tools/demo/score/score.py - finds coloured shapes in pictures by classical vision and checks them against prompts.
 
     python tools/demo/score/score.py DIR [--json FILE]        score DIR/prompts.jsonl against DIR/00000.png ...
+    python tools/demo/score/score.py DIR --at-least 0.8       and exit 1 when the mean of the categories is below
     python tools/demo/score/score.py --make-list FILE [--per-category 500]
     python tools/demo/score/score.py --self-test              drawn scenes must score 1
 
@@ -173,6 +174,8 @@ def score(folder):
         if verdict is not True:
             reasons.setdefault(category, {}).setdefault(verdict, 0)
             reasons[category][verdict] += 1
+    if not total:
+        sys.exit(f"no picture of a promise in {folder}")
     by = {c: round(right[c] / total[c], 4) for c in total}
     return {"overall": round(sum(by.values()) / len(by), 4), "categories": by, "images": sum(total.values()),
             "reasons": reasons, "verdicts": verdicts}
@@ -195,6 +198,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--json", type=Path, help="write all verdicts there")
+    parser.add_argument("--at-least", type=float, default=0.0)
+    parser.add_argument("--at-most", type=float, default=1.0)
     parser.add_argument("--make-list", type=Path)
     parser.add_argument("--per-category", type=int, default=500)
     parser.add_argument("--self-test", action="store_true")
@@ -206,12 +211,16 @@ def main():
     elif args.self_test:
         share, wrong = self_test()
         print(share, wrong[:20])
+        if share < 0.99:
+            sys.exit("the scorer does not recognise what is drawn")
     elif args.folder:
         result = score(args.folder)
         if args.json:
             args.json.write_text(json.dumps(result, indent=1) + "\n")
         result.pop("verdicts")
         print(json.dumps(result, indent=1))
+        if not args.at_least <= result["overall"] <= args.at_most:
+            sys.exit(f"the score {result['overall']} is not within {args.at_least} and {args.at_most}")
     else:
         parser.error("a folder, --make-list or --self-test is needed")
 
