@@ -163,7 +163,7 @@ static void check_struck(int sig, int64_t bound_ns)
     cluster_open(&c, 20 * DIP_SECOND_NS);
     uint32_t diffusion = cluster_start(&c, "d", "diffusion", NULL);
     for (int i = 0; i < 3; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "r%d", i);
         all[i] = start_rank(&c, name, &processes[i]);
     }
