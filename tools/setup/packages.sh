@@ -3,7 +3,7 @@
 # Sourced by quickstart and check. Nothing is installed when everything is there.
 
 packages_build="build-essential cmake ninja-build pkg-config libjansson-dev libssl-dev libcurl4-openssl-dev libmicrohttpd-dev libpcre2-dev libutf8proc-dev libpng-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libgrpc-dev"
-packages_test="libcmocka-dev clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev cppcheck universal-ctags file etcd-server etcd-client openssl prometheus python3-numpy python3-pil"
+packages_test="libcmocka-dev clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev cppcheck universal-ctags file etcd-server etcd-client openssl prometheus python3-numpy python3-pil python3-grpcio python3-protobuf protobuf-compiler-grpc"
 
 # packages_install NAME...: installs those that are missing, saying which; needs root or sudo only then.
 packages_install() {
@@ -29,4 +29,10 @@ packages_install() {
   echo "Installing: ${missing[*]}"
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q >/dev/null
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# packages_offer COMMAND NAME...: installs the packages when the command is missing; what needs it is left out without it.
+packages_offer() {
+  command -v "$1" >/dev/null && return 0
+  packages_install "${@:2}" || echo "note: $1 is not here, so the tests that need it are left out"
 }

@@ -1,0 +1,191 @@
+"""tests/e2e/clients/python/client.py - what a grpcio client, generated from the .proto files alone, gets of a cluster.
+
+usage: client.py OPEN GUARDED EMPTY SHA256: the addresses of a cluster for everybody, of one with tokens and room for
+one request, and of a coordinator without workers; and the hash of the image of "dog" with seed 5.
+"""
+import hashlib
+import sys
+
+import grpc
+from diptych.v1 import cluster_pb2, cluster_pb2_grpc, image_pb2, image_pb2_grpc, model_pb2, model_pb2_grpc
+from google.rpc import error_details_pb2, status_pb2
+from health.v1 import health_pb2, health_pb2_grpc
+from reflection.v1 import reflection_pb2, reflection_pb2_grpc
+from reflection.v1alpha import reflection_pb2 as alpha_pb2, reflection_pb2_grpc as alpha_pb2_grpc
+
+checks = 0
+GUARDED_TOKEN = (("authorization", "Bearer word-of-team-a"),)
+OTHER_TOKEN = (("authorization", "Bearer word-of-team-b"),)
+
+
+def check(what, is_right, found=None):
+    global checks
+    checks += 1
+    if not is_right:
+        sys.exit(f"FAILED: {what}: {found}")
+
+
+def details(error):
+    """The google.rpc details of a call's end, by type name."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            found = {}
+            for any_ in status_pb2.Status.FromString(value).details:
+                message = getattr(error_details_pb2, any_.type_url.rsplit(".", 1)[1])()
+                any_.Unpack(message)
+                found[type(message).__name__] = message
+            return found
+    return {}
+
+
+def refused(what, code, reason, call):
+    """The call ends so, with one ErrorInfo that says so."""
+    try:
+        result = call()
+        for _ in result if hasattr(result, "__iter__") else ():
+            pass
+    except grpc.RpcError as error:
+        found = details(error)
+        info = found.get("ErrorInfo")
+        check(what, error.code() == code and info and info.reason == reason and info.domain == "diptych",
+              f"{error.code()} {error.details()} {found}")
+        return found, error
+    sys.exit(f"FAILED: {what}: was not refused")
+
+
+def request(**more):
+    sampling = image_pb2.Sampling(seed=more.pop("seed", 5), diffusion_steps=more.pop("steps", 4))
+    return image_pb2.GenerateRequest(prompt=more.pop("prompt", "dog"), sampling=sampling, **more)
+
+
+def look_around(channel):
+    """Reflection in both versions, health, models."""
+    for pb2, stub in ((reflection_pb2, reflection_pb2_grpc), (alpha_pb2, alpha_pb2_grpc)):
+        asked = iter([pb2.ServerReflectionRequest(list_services="*"),
+                      pb2.ServerReflectionRequest(file_containing_symbol="diptych.v1.ImageService")])
+        answers = list(stub.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=20))
+        names = {service.name for service in answers[0].list_services_response.service}
+        check("reflection lists services", {"diptych.v1.ImageService", "grpc.health.v1.Health"} <= names, names)
+        check("reflection has files", answers[1].file_descriptor_response.file_descriptor_proto, answers[1])
+    health = health_pb2_grpc.HealthStub(channel)
+    for service in ("", "diptych.v1.ImageService"):
+        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=20)
+        check(f"health of '{service}'", answer.status == health_pb2.HealthCheckResponse.SERVING, answer)
+    try:
+        health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=20)
+        check("health of nobody", False)
+    except grpc.RpcError as error:
+        check("health of nobody", error.code() == grpc.StatusCode.NOT_FOUND, error)
+    models = model_pb2_grpc.ModelServiceStub(channel)
+    model = models.GetModel(model_pb2.GetModelRequest(), timeout=20).model
+    check("the model is ready", model.ready and model.image_tokens > 0 and model.weights_digest, model)
+    check("it is the listed one", models.ListModels(model_pb2.ListModelsRequest(), timeout=20).models[0].name == model.name)
+    tokens = models.Tokenize(model_pb2.TokenizeRequest(text="a dog"), timeout=20)
+    check("tokens are the text", b"".join(tokens.pieces) == b"a dog" and len(tokens.ids) == len(tokens.pieces), tokens)
+
+
+def stream_images(images, sha256):
+    """Two images with previews: the order of events, whole files, the expected bytes, and the same again."""
+    asked = request(n=2, request_id="python-two-images", progress=image_pb2.Progress(previews=2))
+    events = [response.event for response in images.Generate(asked, timeout=120)]
+    kinds = [event.WhichOneof("kind") for event in events]
+    check("first and last event", kinds[0] == "admitted" and kinds[-1] == "completed", kinds)
+    check("no holes", [event.sequence for event in events] == list(range(1, len(events) + 1)), events)
+    check("previews", {event.preview.image_index for event in events if event.WhichOneof("kind") == "preview"} == {0, 1}, kinds)
+    finals = {event.final_image.image_index: event.final_image for event in events if event.WhichOneof("kind") == "final_image"}
+    check("two images", set(finals) == {0, 1}, kinds)
+    for final in finals.values():
+        check("a whole file", hashlib.sha256(final.data).digest() == final.sha256 and final.size_bytes == len(final.data))
+    check("the embedded program's bytes", finals[0].sha256.hex() == sha256, finals[0].sha256.hex())
+    check("the seed", events[0].admitted.seed == 5 and finals[1].seed == 5)
+    check("usage", events[-1].completed.usage.images == 2, events[-1])
+    again = [response.event for response in images.Watch(image_pb2.WatchRequest(request_id="python-two-images"), timeout=60)]
+    kept = [event.final_image.sha256 for event in again if event.WhichOneof("kind") == "final_image"]
+    check("Watch repeats them", sorted(kept) == sorted(final.sha256 for final in finals.values()), again)
+    repeated = [response.event for response in images.Generate(asked, timeout=60)]
+    check("the same id again", repeated[-1].WhichOneof("kind") == "completed", repeated)
+    other = request(n=1, request_id="python-two-images")
+    refused("the same id for another request", grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED",
+            lambda: images.Generate(other, timeout=20))
+
+
+def cancel_some(images):
+    """By Cancel from elsewhere, and by leaving."""
+    long = request(n=8, steps=1000, request_id="python-cancelled", prompt="a long one")
+    stream = images.Generate(long, timeout=120)
+    check("admitted", next(stream).event.WhichOneof("kind") == "admitted")
+    answer = images.Cancel(image_pb2.CancelRequest(request_id="python-cancelled", reason="changed my mind"), timeout=20)
+    check("cancelled", answer.state == image_pb2.JOB_STATE_CANCELLED, answer)
+    refused("a cancelled stream", grpc.StatusCode.CANCELLED, "CANCELLED", lambda: stream)
+    stream = images.Generate(request(n=8, steps=1000, request_id="python-left"), timeout=120)
+    next(stream)
+    stream.cancel()
+    check("left", stream.code() == grpc.StatusCode.CANCELLED, stream.code())
+    refused("Cancel of nothing", grpc.StatusCode.NOT_FOUND, "REQUEST_UNKNOWN",
+            lambda: images.Cancel(image_pb2.CancelRequest(request_id="never-sent"), timeout=20))
+
+
+def meet_errors(channel, images):
+    bad, found = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+    for what, reason, asked in (
+            ("no prompt", "BAD_FIELD", request(prompt="")),
+            ("too many images", "BAD_FIELD", request(n=1000)),
+            ("a size that is no multiple", "BAD_FIELD", request(output=image_pb2.Output(width=63, height=63))),
+            ("too many steps", "BAD_FIELD", request(steps=100000)),
+            ("not offered", "BAD_FIELD", request(output=image_pb2.Output(format=image_pb2.IMAGE_FORMAT_JPEG))),
+            ("a long prompt", "PROMPT_TOO_LONG", request(prompt="word " * 3200))):
+        extra, _ = refused(what, bad, reason, lambda asked=asked: images.Generate(asked, timeout=20))
+        if reason == "BAD_FIELD":
+            check(f"{what}: names the field", extra["BadRequest"].field_violations[0].field, extra)
+    refused("an unknown model", found, "MODEL_UNKNOWN", lambda: images.Generate(request(model="nobody's"), timeout=20))
+    refused("an unknown request", found, "REQUEST_UNKNOWN",
+            lambda: images.Watch(image_pb2.WatchRequest(request_id="never-sent"), timeout=20))
+    refused("a message that is too large", grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE",
+            lambda: images.Generate(request(prompt="x" * (100 << 10)), timeout=20))
+    try:
+        list(images.Generate(request(prompt="x" * (20 << 20)), timeout=20))
+        check("a message beyond every limit", False)
+    except grpc.RpcError as error:
+        check("a message beyond every limit", error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error)
+    cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
+    check("workers", len(cluster.ListWorkers(cluster_pb2.ListWorkersRequest(), timeout=20).workers) >= 2)
+    check("pools", cluster.GetScaleHint(cluster_pb2.GetScaleHintRequest(), timeout=20).pools)
+    refused("an unknown worker", found, "WORKER_UNKNOWN",
+            lambda: cluster.Drain(cluster_pb2.DrainRequest(worker="nobody"), timeout=20))
+
+
+def meet_guards(guarded, empty):
+    images, cluster = image_pb2_grpc.ImageServiceStub(guarded), cluster_pb2_grpc.ClusterServiceStub(guarded)
+    nobody = grpc.StatusCode.UNAUTHENTICATED
+    refused("no token", nobody, "NO_CREDENTIAL", lambda: images.Generate(request(), timeout=20))
+    refused("a guessed token", nobody, "BAD_CREDENTIAL",
+            lambda: images.Generate(request(), timeout=20, metadata=(("authorization", "Bearer guessed-it"),)))
+    refused("a client that drains", grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED",
+            lambda: cluster.Drain(cluster_pb2.DrainRequest(worker="ar-0"), timeout=20, metadata=GUARDED_TOKEN))
+    stream = images.Generate(request(n=8, steps=1000), timeout=120, metadata=GUARDED_TOKEN)
+    next(stream)
+    extra, _ = refused("a tenant's second request", grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA",
+                       lambda: images.Generate(request(), timeout=20, metadata=GUARDED_TOKEN))
+    check("QUOTA says how long", "RetryInfo" in extra and "QuotaFailure" in extra, extra)
+    extra, error = refused("a full queue", grpc.StatusCode.UNAVAILABLE, "OVERLOADED",
+                           lambda: images.Generate(request(), timeout=20, metadata=OTHER_TOKEN))
+    check("OVERLOADED says how long", "RetryInfo" in extra and
+          "grpc-retry-pushback-ms" in dict(error.trailing_metadata()), extra)
+    stream.cancel()
+    refused("no workers", grpc.StatusCode.UNAVAILABLE, "NO_WORKERS",
+            lambda: image_pb2_grpc.ImageServiceStub(empty).Generate(request(), timeout=20))
+
+
+def main():
+    options = [("grpc.enable_retries", 0), ("grpc.max_send_message_length", -1)]
+    opened, guarded, empty = (grpc.insecure_channel(address, options=options) for address in sys.argv[1:4])
+    images = image_pb2_grpc.ImageServiceStub(opened)
+    look_around(opened)
+    stream_images(images, sys.argv[4])
+    cancel_some(images)
+    meet_errors(opened, images)
+    meet_guards(guarded, empty)
+    print(f"python grpcio {grpc.__version__}: {checks} checks")
+
+
+main()
