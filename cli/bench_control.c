@@ -39,8 +39,8 @@ struct bench;
 /* One client, with one request under way. */
 struct client {
     struct bench *bench;
-    int index;
     int64_t begin_ns;
+    int index;
     bool is_begun; /* an event has come */
 };
 
@@ -182,7 +182,8 @@ static double percentile_ms(struct bench *b, int percent)
     if (b->sample_count == 0)
         return 0;
     qsort(b->samples, (size_t)b->sample_count, sizeof b->samples[0], by_value);
-    return (double)b->samples[(int64_t)(b->sample_count - 1) * percent / 100] / 1e6;
+    int64_t rank = (int64_t)(b->sample_count - 1) * percent / 100;
+    return (double)b->samples[rank] / 1e6;
 }
 
 typedef void (*on_row_fn)(void *context, const struct dip_bench_row *row);

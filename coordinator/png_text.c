@@ -53,16 +53,16 @@ static unsigned char *put_chunk(unsigned char *to, const char *key, const char *
     size_t bytes = chunk_bytes(key, value) - CHUNK_BYTES;
     to = put_u32(to, (uint32_t)bytes);
     unsigned char *type = to;
-    memcpy(to, is_plain(value) ? "tEXt" : "iTXt", 4);
-    to += 4;
+    to = put_u32(to, is_plain(value) ? UINT32_C(0x74455874) : UINT32_C(0x69545874)); /* t/iTXt */
     memcpy(to, key, strlen(key) + 1);
     to += strlen(key) + 1;
     if (!is_plain(value)) {
         memset(to, 0, INTERNATIONAL_BYTES);
         to += INTERNATIONAL_BYTES;
     }
-    memcpy(to, value, strlen(value));
-    to += strlen(value);
+    size_t value_bytes = strlen(value);
+    memcpy(to, value, value_bytes); /* NOLINT(bugprone-not-null-terminated-result): no string */
+    to += value_bytes;
     return put_u32(to, (uint32_t)crc32(0, type, (uInt)(to - type)));
 }
 

@@ -85,10 +85,14 @@ static void old_remove(struct book *book, struct record *record)
 void dip__book_sweep(struct dip_coordinator_daemon *d, int64_t now_ns)
 {
     struct book *book = &d->book;
-    while (book->oldest && (book->old_count > d->options.result_count_max ||
-                            d->stats.result_bytes > d->options.result_bytes_max ||
-                            now_ns - book->oldest->ended_ns >= d->options.result_ns))
-        dip__record_free(book->oldest);
+    for (struct record *record = book->oldest, *newer; record; record = newer) {
+        bool is_too_much = book->old_count > d->options.result_count_max ||
+                           d->stats.result_bytes > d->options.result_bytes_max;
+        if (!is_too_much && now_ns - record->ended_ns < d->options.result_ns)
+            break;
+        newer = record->newer;
+        dip__record_free(record);
+    }
     d->stats.results = book->old_count;
 }
 
