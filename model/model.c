@@ -50,7 +50,10 @@ static enum dip_status open_parts(struct dip_model *m, const char *directory, ui
     DIP_TRY(bind_networks(m, parts, why));
     if ((parts & networks) == networks)
         DIP_TRY(dip_weights_check_unused(m->weights, why));
-    return dip_weights_digest(m->weights, m->digest);
+    DIP_TRY(dip_weights_digest(m->weights, m->digest));
+    if ((parts & networks) != networks)
+        dip_weights_keep_used(m->weights);
+    return DIP_OK;
 }
 
 enum dip_status dip_model_open(const char *directory, struct dip_why *why,

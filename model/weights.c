@@ -271,6 +271,16 @@ void dip_weights_expect(const struct dip_weights *weights, struct dip_tensor vie
         dip_map_expect(view.data, (size_t)dip_tensor_count(view) * dip_dtype_bytes(view.dtype));
 }
 
+void dip_weights_keep_used(const struct dip_weights *weights)
+{
+    if (weights->is_random)
+        return;
+    dip_weights_rest(weights);
+    for (size_t i = 0; i < weights->count; i++)
+        if (weights->is_used[i])
+            dip_map_expect(weights->table[i].data, weights->table[i].bytes);
+}
+
 void dip_weights_close(struct dip_weights *weights)
 {
     if (!weights)

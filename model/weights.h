@@ -43,6 +43,9 @@ void dip_weights_rest(const struct dip_weights *weights);
 /* After that: all of a dense view will be used, and what lies beside it need not come with it. */
 void dip_weights_expect(const struct dip_weights *weights, struct dip_tensor view);
 
+/* Both, for all that has been bound: a process that uses half of a model holds half of it. */
+void dip_weights_keep_used(const struct dip_weights *weights);
+
 /* NULL when absent. */
 const struct dip_weight *dip_weights_find(const struct dip_weights *weights, const char *name);
 

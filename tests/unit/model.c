@@ -36,6 +36,26 @@ static void tiny_models_open_whole(void **state)
     dip_model_close(NULL);
 }
 
+/* A worker of one role opens its half; what it is a half of is said by the digest. */
+static void half_a_model_is_the_same_model(void **state)
+{
+    (void)state;
+    static const char directory[] = "tests/golden/tiny-a/model";
+    struct dip_model *whole = NULL, *ar = NULL, *diffusion = NULL;
+    assert_int_equal(dip_model_open(directory, NULL, &whole), DIP_OK);
+    assert_int_equal(dip_model_open_parts(directory, DIP_MODEL_AR, NULL, &ar), DIP_OK);
+    assert_int_equal(dip_model_open_parts(directory, DIP_MODEL_DIFFUSION, NULL, &diffusion),
+                     DIP_OK);
+    assert_true(ar->ar && !ar->connector && !ar->dit && !ar->vae && !ar->tokenizer);
+    assert_true(!diffusion->ar && diffusion->connector && diffusion->dit && diffusion->vae &&
+                !diffusion->tokenizer);
+    assert_string_equal(ar->digest, whole->digest);
+    assert_string_equal(diffusion->digest, whole->digest);
+    dip_model_close(whole);
+    dip_model_close(ar);
+    dip_model_close(diffusion);
+}
+
 static void what_is_no_model_is_refused_in_a_sentence(void **state)
 {
     (void)state;
@@ -100,6 +120,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiny_models_open_whole),
+        cmocka_unit_test(half_a_model_is_the_same_model),
         cmocka_unit_test(what_is_no_model_is_refused_in_a_sentence),
         cmocka_unit_test(unknown_shapes_are_refused),
         cmocka_unit_test(previews_are_the_linear_map),
