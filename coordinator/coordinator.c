@@ -96,7 +96,7 @@ enum dip_status dip_coordinator_submit(struct dip_coordinator *coordinator,
     enum dip_status status =
         dip_endpoint_send(coordinator->endpoint, coordinator->endpoint->address, &message);
     if (status) {
-        free(message.as.submit.client); /* what it holds is still the caller's */
+        dip_core_message_abandon(&message);
         return status;
     }
     /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the message has carried the record away */

@@ -10,13 +10,13 @@
 
 /* ---- clients ---- */
 
-static struct client **bucket_of(struct dip_core *core, uint64_t request_id)
+static struct client **bucket_of(const struct dip_core *core, uint64_t request_id)
 {
     /* Ids are given in turn, so that neighbours fall into different buckets by themselves. */
     return &core->buckets[request_id & (core->bucket_count - 1)];
 }
 
-static struct client *client_find(struct dip_core *core, uint64_t request_id)
+static struct client *client_find(const struct dip_core *core, uint64_t request_id)
 {
     struct client *client = *bucket_of(core, request_id);
     while (client && client->request_id != request_id)
@@ -46,6 +46,7 @@ static void client_free(struct dip_core *core, struct client *client)
         at = &(*at)->next;
     *at = client->next;
     dip_resolved_deinit(&client->resolved);
+    free(client->places);
     *client = (struct client){.next = core->free_clients};
     core->free_clients = client;
 }
@@ -54,10 +55,15 @@ enum dip_status dip_core_message(const struct dip_core_request *request,
                                  struct dip_message *ret_message)
 {
     struct client *client = malloc(sizeof *client);
-    if (!client)
-        return DIP_NO_MEMORY;
     struct dip_resolved *resolved = request->resolved;
+    struct place *places = calloc((size_t)resolved->image_count, sizeof *places);
+    if (!client || !places) {
+        free(client);
+        free(places);
+        return DIP_NO_MEMORY;
+    }
     *client = (struct client){.request_id = request->id,
+                              .places = places,
                               .resolved = *resolved,
                               .update = request->update,
                               .context = request->context};
@@ -85,11 +91,55 @@ void dip_core_message_drop(struct dip_message *message)
 {
     struct client *client = message->as.submit.client;
     dip_resolved_deinit(&client->resolved);
+    free(client->places);
     free(client);
     message->as.submit.client = NULL;
 }
 
+void dip_core_message_abandon(struct dip_message *message)
+{
+    struct client *client = message->as.submit.client;
+    client->resolved = (struct dip_resolved){0};
+    dip_core_message_drop(message);
+}
+
 /* ---- one message ---- */
+
+/* Who has been given what, for lists. */
+static void place_note(struct client *client, const struct dip_action *action)
+{
+    struct place *place = &client->places[action->image_index];
+    switch (action->kind) {
+    case DIP_ACTION_AR:
+        *place = (struct place){.ar = action->member};
+        break;
+    case DIP_ACTION_DIFFUSION:
+        place->diffusion = action->member;
+        break;
+    case DIP_ACTION_IMAGE:
+        *place = (struct place){.ar = 0};
+        break;
+    default:
+        break;
+    }
+}
+
+int dip_core_members(const struct dip_core *core, uint64_t request_id, uint32_t *ret_members,
+                     int member_count_max)
+{
+    const struct client *client = client_find(core, request_id);
+    int count = 0;
+    for (int i = 0; client && i < 2 * client->resolved.image_count; i++) {
+        const struct place *place = &client->places[i / 2];
+        uint32_t member = i % 2 ? place->diffusion : place->ar;
+        int known = 0;
+        while (known < count && ret_members[known] != member)
+            known++;
+        if (member != 0 && known == count && count < member_count_max)
+            ret_members[count++] = member;
+    }
+    return count;
+}
 
 static void carry_out(struct dip_core *core, const struct dip_action *action,
                       struct dip_message *message)
@@ -97,6 +147,8 @@ static void carry_out(struct dip_core *core, const struct dip_action *action,
     struct client *client = action->request_id ? client_find(core, action->request_id) : NULL;
     if (action->kind == DIP_ACTION_DRAINED)
         return; /* whoever shows members asks the scheduler */
+    if (client)
+        place_note(client, action);
     if (action->kind <= DIP_ACTION_RELEASE) {
         dip__core_send(core, action, client);
         return;
@@ -186,6 +238,11 @@ int64_t dip_core_wake_ns(const struct dip_core *core, int64_t now_ns)
     return outbox_ns < scheduler_ns ? outbox_ns : scheduler_ns;
 }
 
+void dip_core_expect_workers(struct dip_core *core, int64_t until_ns)
+{
+    dip_scheduler_expect_workers(core->scheduler, until_ns);
+}
+
 const struct dip_scheduler *dip_core_scheduler(const struct dip_core *core)
 {
     return core->scheduler;
@@ -241,8 +298,10 @@ void dip_core_free(struct dip_core *core)
         return;
     for (int i = 0; i < core->outbox_count; i++)
         dip_message_release(&core->outbox[i].message);
-    for (int i = 0; core->clients && i < core->client_count_max; i++)
+    for (int i = 0; core->clients && i < core->client_count_max; i++) {
         dip_resolved_deinit(&core->clients[i].resolved);
+        free(core->clients[i].places);
+    }
     dip_scheduler_free(core->scheduler);
     free(core->clients);
     free(core->buckets);

@@ -39,8 +39,9 @@ struct dip_core_request {
 /* A SUBMIT that feed takes over, for who must cross a thread first. Errors: NO_MEMORY. */
 DIP_MUST_USE enum dip_status dip_core_message(const struct dip_core_request *request,
                                               struct dip_message *ret_message);
-/* Frees the record of a SUBMIT that was never fed. */
+/* Frees the record of a SUBMIT that was never fed; abandon leaves the resolved request alone. */
 void dip_core_message_drop(struct dip_message *message);
+void dip_core_message_abandon(struct dip_message *message);
 
 /* Answers through `update`, ADMITTED or the refusal before this returns. Errors: NO_MEMORY. */
 DIP_MUST_USE enum dip_status dip_core_submit(struct dip_core *core, int64_t now_ns,
@@ -60,6 +61,13 @@ void dip_core_send(struct dip_core *core, uint32_t member, struct dip_message *m
 /* Due at dip_core_wake_ns at the latest (INT64_MAX: nothing is due). */
 void dip_core_tick(struct dip_core *core, int64_t now_ns);
 int64_t dip_core_wake_ns(const struct dip_core *core, int64_t now_ns);
+
+/* Until then requests wait for workers instead of being refused for want of them. */
+void dip_core_expect_workers(struct dip_core *core, int64_t until_ns);
+
+/* The members that hold a part of a request, each once; returns how many. 0 when it is over. */
+int dip_core_members(const struct dip_core *core, uint64_t request_id, uint32_t *ret_members,
+                     int member_count_max);
 
 /* For status pages. */
 const struct dip_scheduler *dip_core_scheduler(const struct dip_core *core);

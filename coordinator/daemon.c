@@ -131,8 +131,11 @@ void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t
     dip_log_int(&line, "epoch", (int64_t)epoch);
     dip_log_end(&line);
     if (!leads_on) /* groups that stand go on under the epochs that they know */
-        dip__groups_lead(d, epoch);
+        if (d->options.expect_ns > 0)
+            dip_core_expect_workers(d->core, dip_clock_now_ns() + d->options.expect_ns);
+    dip__groups_lead(d, epoch);
     dip__hub_lead(d, epoch);
+    dip__front_arm(d);
     dip__health_tell(d);
 }
 
@@ -341,6 +344,7 @@ static void set_defaults(struct dip_coordinator_daemon_options *o)
         {&o->result_ns, 600 * DIP_SECOND_NS},
         {&o->deadline_ns, 600 * DIP_SECOND_NS},
         {&o->stall_ns, 60 * DIP_SECOND_NS},
+        {&o->expect_ns, 3 * DIP_SECOND_NS},
     };
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
         if (*counts[i].value == 0)

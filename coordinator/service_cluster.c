@@ -417,8 +417,11 @@ static void on_undrain(void *daemon, struct dip_rpc_call *call, const void *data
 
 /* ---- ListJobs ---- */
 
+enum { JOB_WORKERS_MAX = 64 };
+
 struct job_page {
     Diptych__V1__Job *jobs, **list; /* [size] */
+    char **workers;                 /* [size * JOB_WORKERS_MAX] */
     Google__Protobuf__Duration *ages;
     char token[TOKEN_BYTES];
 };
@@ -428,7 +431,18 @@ static bool job_page_reserve(struct job_page *page, int size)
     page->jobs = calloc((size_t)size, sizeof *page->jobs);
     page->list = calloc((size_t)size, sizeof(Diptych__V1__Job *));
     page->ages = calloc((size_t)size, sizeof *page->ages);
-    return page->jobs && page->list && page->ages;
+    page->workers = calloc((size_t)size * JOB_WORKERS_MAX, sizeof(char *));
+    return page->jobs && page->list && page->ages && page->workers;
+}
+
+static size_t job_workers(const struct dip_coordinator_daemon *d, const struct record *record,
+                          char **names)
+{
+    uint32_t members[JOB_WORKERS_MAX];
+    int count = dip_core_members(d->core, record->core_id, members, JOB_WORKERS_MAX);
+    for (int i = 0; i < count; i++)
+        names[i] = text_of(d->roster.entries[members[i]].view.facts.name);
+    return (size_t)count;
 }
 
 static void job_page_fill(const struct dip_coordinator_daemon *d, struct job_page *page,
@@ -457,6 +471,8 @@ static void job_page_fill(const struct dip_coordinator_daemon *d, struct job_pag
         job->phase = text_of(dip_stage_name(record->stage));
         job->age = &page->ages[count];
         job->attempt = (uint32_t)record->attempts;
+        job->workers = page->workers + (size_t)count * JOB_WORKERS_MAX;
+        job->n_workers = job_workers(d, record, job->workers);
         page->list[count++] = job;
         last = record->core_id;
     }
@@ -488,6 +504,7 @@ static void on_list_jobs(void *daemon, struct dip_rpc_call *call, const void *da
     free(page.jobs);
     free(page.list);
     free(page.ages);
+    free(page.workers);
     dip_proto_free(r);
 }
 

@@ -3,6 +3,11 @@
 
 #include "coordinator/core.h"
 
+/* Where an image's jobs are; 0 = nowhere. */
+struct place {
+    uint32_t ar, diffusion;
+};
+
 /* A client's request from SUBMIT to ENDED. */
 struct client {
     uint64_t request_id; /* 0 = free */
@@ -10,6 +15,7 @@ struct client {
     struct dip_resolved resolved;
     dip_update_fn update;
     void *context;
+    struct place *places;    /* [image_count] */
     enum dip_status failure; /* of the coordinator's own part; told when the request ends */
 };
 

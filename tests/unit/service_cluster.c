@@ -312,6 +312,8 @@ static void jobs_are_listed_without_prompts(void **state)
             assert_string_equal(r->jobs[i]->request_id, id);
             assert_string_equal(r->jobs[i]->tenant, "default");
             assert_int_equal(r->jobs[i]->attempt, 1);
+            assert_int_equal(r->jobs[i]->n_workers, 1);
+            assert_int_equal(strncmp(r->jobs[i]->workers[0], "stub-", 5), 0);
         }
         snprintf(token, sizeof token, "%s", r->next_page_token);
     } while (token[0]);

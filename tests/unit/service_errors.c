@@ -279,6 +279,22 @@ static void without_workers_nothing_is_admitted(void **state)
     refused(&request, DIP_REASON_NO_WORKERS, NULL);
 }
 
+/* A coordinator that has just begun to lead expects its workers back. */
+static void a_young_leader_lets_requests_wait_for_workers(void **state)
+{
+    (void)state;
+    f.options.expect_ns = 60 * DIP_SECOND_NS;
+    front_open(&f);
+    dip_stub_lose(f.stub, 1);
+    dip_stub_lose(f.stub, 2);
+    Diptych__V1__GenerateRequest request = a_request("");
+    ask_generate(&f, &request, &a);
+    WAIT_UNTIL(f.loop, a.event_count > 0);
+    dip_stub_join_one(f.stub, 1);
+    WAIT_UNTIL(f.loop, a.closes);
+    assert_int_equal(a.code, DIP_RPC_OK);
+}
+
 static void a_standby_names_the_leader(void **state)
 {
     (void)state;
@@ -443,6 +459,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_full_queue_says_when_to_come_again, setup, teardown),
         cmocka_unit_test_setup_teardown(a_tenant_has_a_quota, setup, teardown),
         cmocka_unit_test_setup_teardown(without_workers_nothing_is_admitted, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_young_leader_lets_requests_wait_for_workers, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_standby_names_the_leader, setup, teardown),
         cmocka_unit_test_setup_teardown(what_runs_when_another_leads_ends_so, setup, teardown),
         cmocka_unit_test_setup_teardown(a_draining_coordinator_finishes_what_it_has, setup,

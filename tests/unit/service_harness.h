@@ -353,6 +353,7 @@ static inline void front_open(struct front *f)
     f->options.model_name = "tiny";
     f->options.listen = f->options.listen ? f->options.listen : "127.0.0.1:0";
     f->options.epoch = f->options.epoch ? f->options.epoch : 1;
+    f->options.expect_ns = f->options.expect_ns ? f->options.expect_ns : -1;
     if (dip_coordinator_daemon_start(&f->options, &why, &f->daemon))
         fail_msg("%s", why.text);
     dip_stub_join(f->stub, f->daemon);
