@@ -68,8 +68,7 @@ struct dip__comm_backend {
      * nothing, undefined. `mine` may be views[rank]. */
     enum dip_status (*exchange)(struct dip_comm *comm, const struct dip__comm_piece *piece,
                                 const void *mine, const void **views);
-    /* OK: rank `from` has begun the next exchange, or its end can be found out by beginning it.
-     * BUSY: not within wait_ns. */
+    /* OK: rank `from` has begun the next exchange. BUSY: not within wait_ns. */
     enum dip_status (*await)(struct dip_comm *comm, int from, int64_t wait_ns);
     /* Wakes an exchange that waits, so that it sees comm->error. Any thread. */
     void (*wake)(struct dip_comm *comm);

@@ -234,27 +234,42 @@ static enum dip_status exchange(struct dip_comm *comm, const struct dip__comm_pi
     return DIP_OK;
 }
 
+/* 1: bytes of the next exchange are here; 0: none; -1: the connection has ended. Why it ended is
+ * the watching thread's to find out. */
+static int peek(int fd)
+{
+    char byte;
+    ssize_t got = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+        return 0;
+    return got > 0 ? 1 : -1;
+}
+
 static enum dip_status await(struct dip_comm *comm, int from, int64_t wait_ns)
 {
     const struct tcp *tcp = comm->state;
+    int data = comm->peers[from].fds[DIP__COMM_DATA];
     int64_t until_ns = dip_clock_now_ns() + wait_ns;
     for (;;) {
-        struct pollfd fds[2] = {{.fd = comm->peers[from].fds[DIP__COMM_DATA], .events = POLLIN},
-                                {.fd = tcp->wake_event, .events = POLLIN}};
+        bool has_left =
+            dip_word_get(&comm->peers[from].has_left); /* it may have sent just before */
+        int seen = peek(data);
+        DIP_TRY(dip_comm_error(comm));
+        if (seen > 0)
+            return DIP_OK;
+        if (has_left)
+            return dip__comm_fail(comm, DIP_UNREACHABLE);
         int64_t left_ns = until_ns - dip_clock_now_ns();
-        int64_t left_ms = left_ns > 0 ? left_ns / DIP_MS_NS + 1 : 0;
+        if (left_ns <= 0)
+            return DIP_BUSY;
+        struct pollfd fds[2] = {{.fd = seen < 0 ? -1 : data, .events = POLLIN},
+                                {.fd = tcp->wake_event, .events = POLLIN}};
+        int64_t left_ms = left_ns / DIP_MS_NS + 1;
         int ready = poll(fds, 2, left_ms < 60000 ? (int)left_ms : 60000);
         if (ready < 0 && errno != EINTR)
             return dip__comm_fail(comm, DIP_IO);
         if (ready > 0 && fds[1].revents)
             dip__event_clear(tcp->wake_event);
-        DIP_TRY(dip_comm_error(comm));
-        if (ready > 0 && fds[0].revents)
-            return DIP_OK; /* bytes of the next exchange, or an end that it will meet */
-        if (dip_word_get(&comm->peers[from].has_left))
-            return dip__comm_fail(comm, DIP_UNREACHABLE);
-        if (left_ns <= 0)
-            return DIP_BUSY;
     }
 }
 
