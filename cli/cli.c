@@ -51,26 +51,17 @@ static enum exit_code print_help(const struct arguments *arguments)
         dip__print_help(stdout);
         return EXIT_DONE;
     }
-    const char *names[COMMAND_LATER];
-    for (int i = 0; i < COMMAND_LATER; i++) {
+    const char *names[COMMAND_COUNT];
+    for (int i = 0; i < COMMAND_COUNT; i++) {
         names[i] = dip__commands[i].name;
         if (strcmp(names[i], arguments->operand) == 0) {
             dip__print_command_help(stdout, (enum command_id)i);
             return EXIT_DONE;
         }
     }
-    const char *near = dip__suggest(arguments->operand, names, COMMAND_LATER);
+    const char *near = dip__suggest(arguments->operand, names, COMMAND_COUNT);
     fprintf(stderr, "error: there is no command \"%.40s\" to explain%s%s\n", arguments->operand,
             near ? "; did you mean " : "", near ? near : "");
-    return EXIT_USAGE;
-}
-
-static enum exit_code refuse_later(const struct arguments *arguments)
-{
-    fprintf(stderr,
-            "error: %s is not part of this build yet: this version runs one process; "
-            "diptych generate works without a server\n",
-            dip__commands[arguments->command].name);
     return EXIT_USAGE;
 }
 
@@ -105,6 +96,8 @@ static enum exit_code dispatch(const struct arguments *arguments)
         return dip__drain(arguments);
     case COMMAND_UNDRAIN:
         return dip__undrain(arguments);
+    case COMMAND_PLAN:
+        return dip__plan(arguments);
     case COMMAND_SIM:
         return dip__sim(arguments);
     case COMMAND_OPTIONS:
@@ -112,9 +105,8 @@ static enum exit_code dispatch(const struct arguments *arguments)
     case COMMAND_VERSION:
         return print_version();
     case COMMAND_HELP:
-        return print_help(arguments);
     default:
-        return refuse_later(arguments);
+        return print_help(arguments);
     }
 }
 

@@ -8,12 +8,9 @@ void dip__print_help(FILE *out)
 {
     fprintf(out, "diptych makes images: one panel draws image tokens, the other turns them into "
                  "pixels.\n\nusage: diptych COMMAND [OPTIONS] [OPERAND]\n\ncommands:\n");
-    for (int i = 0; i < COMMAND_LATER; i++)
+    for (int i = 0; i < COMMAND_COUNT; i++)
         fprintf(out, "  %-12s %s\n", dip__commands[i].name, dip__commands[i].help);
-    fprintf(out, "\nnot part of this build yet:");
-    for (int i = COMMAND_LATER; i < COMMAND_COUNT; i++)
-        fprintf(out, " %s", dip__commands[i].name);
-    fprintf(out, "\n\ntry: diptych generate \"a red circle\"\n"
+    fprintf(out, "\ntry: diptych generate \"a red circle\"\n"
                  "     diptych COMMAND --help\n");
 }
 
@@ -65,12 +62,12 @@ static void print_cell(FILE *out, const char *text)
 
 static void print_commands(FILE *out, uint32_t commands)
 {
-    if (commands == (1u << COMMAND_LATER) - 1) {
+    if (commands == (1u << COMMAND_COUNT) - 1) {
         fprintf(out, "all");
         return;
     }
     const char *separator = "";
-    for (int i = 0; i < COMMAND_LATER; i++) {
+    for (int i = 0; i < COMMAND_COUNT; i++) {
         if (!((commands >> i) & 1))
             continue;
         fprintf(out, "%s%s", separator, dip__commands[i].name);
@@ -109,7 +106,7 @@ void dip__print_markdown(FILE *out)
         fprintf(out, " |\n");
     }
     fprintf(out, "\n## Commands\n\n| command | operand | does |\n|---|---|---|\n");
-    for (int i = 0; i < COMMAND_LATER; i++) {
+    for (int i = 0; i < COMMAND_COUNT; i++) {
         const struct command *command = &dip__commands[i];
         fprintf(out, "| `%s` | ", command->name);
         print_cell(out, command->operand ? command->operand : "");

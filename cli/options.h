@@ -27,12 +27,11 @@ enum command_id {
     COMMAND_STATUS,
     COMMAND_DRAIN,
     COMMAND_UNDRAIN,
+    COMMAND_PLAN,
     COMMAND_SIM,
     COMMAND_OPTIONS,
     COMMAND_VERSION,
     COMMAND_HELP,
-    COMMAND_LATER, /* first of those that this build does not have */
-    COMMAND_PLAN = COMMAND_LATER,
     COMMAND_COUNT
 };
 
@@ -58,7 +57,7 @@ enum { OPTION_COUNT_MAX = 96, OPERANDS_MAX = 1 };
 struct options {
     const char *model, *output, *previews, *trace, *inject, *backend, *shape, *server, *etcd;
     const char *tls_ca, *tls_cert, *tls_key, *tls_name, *token, *tokens;
-    const char *listen, *advertise, *http, *cluster, *name, *host_id, *group_address;
+    const char *listen, *advertise, *http, *cluster, *name, *host_id, *group_address, *inventory;
     const char *etcd_ca, *etcd_cert, *etcd_key, *etcd_user, *etcd_password;
     uint64_t seed;
     int64_t images, steps, top_k, threads, preview_every, timeout, grace;

@@ -352,15 +352,13 @@ enum dip_status dip__arguments_parse(int argc, const char *const *argv, environm
     DIP_TRY(options_default(&arguments.options));
     if (argc > 1 && argv[1][0] != '-')
         DIP_TRY(find_command(argv[words.index++], why, &arguments.command));
-    if (arguments.command < COMMAND_LATER) {
-        DIP_TRY(read_environment(&arguments, environment, why));
-        DIP_TRY(take_words(&words, &arguments));
-        const struct command *command = &dip__commands[arguments.command];
-        bool is_asking = arguments.options.help || arguments.options.version;
-        if (command->is_operand_needed && !arguments.operand && !is_asking)
-            return dip_fail(why, DIP_INVALID, "%s needs %s %s", command->name,
-                            strchr(command->operand, '|') ? "one of" : "a", command->operand);
-    }
+    DIP_TRY(read_environment(&arguments, environment, why));
+    DIP_TRY(take_words(&words, &arguments));
+    const struct command *command = &dip__commands[arguments.command];
+    bool is_asking = arguments.options.help || arguments.options.version;
+    if (command->is_operand_needed && !arguments.operand && !is_asking)
+        return dip_fail(why, DIP_INVALID, "%s needs %s %s", command->name,
+                        strchr(command->operand, '|') ? "one of" : "a", command->operand);
     *ret_arguments = arguments;
     return DIP_OK;
 }

@@ -16,9 +16,12 @@ refuses 2 'needs a PROMPT' "${generate[@]}"
 refuses 2 'one PROMPT.*"circle".*quotes' "${generate[@]}" a circle
 refuses 2 'tokenize needs a TEXT' "$diptych" tokenize --model "$tiny"
 refuses 2 'bench.*did you mean decode' "$diptych" bench decod
-for command in plan sim; do
-  refuses 2 "$command is not part of this build yet" "$diptych" $command
-done
+refuses 2 'plan needs --inventory' "$diptych" plan --model "$tiny"
+echo '{"a": {"count": 1, "memory_gb": 1}}' >"$work/inventory"
+refuses 2 '"a" needs memory_gb, bandwidth_tb_s and tflop_s' "$diptych" plan --model "$tiny" --inventory "$work/inventory"
+echo '{"a": {"count": 8, "memory_gb": 0.001, "bandwidth_tb_s": 4, "tflop_s": 800}}' >"$work/inventory"
+refuses 2 'can hold both panels' "$diptych" plan --model "$tiny" --inventory "$work/inventory"
+refuses 2 'ranks|cut|degree' "$diptych" plan --model "$tiny" --inventory "$work/inventory" --ar-tp 3
 refuses 3 'cannot reach a coordinator at localhost:1' "${generate[@]}" --server localhost:1 x
 refuses 2 'generate does not take --etcd' "${generate[@]}" --etcd http://localhost:1 x
 refuses 2 '--trace looks into the engine' "${generate[@]}" --server localhost:1 --trace "$work/t" x

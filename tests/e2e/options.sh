@@ -10,7 +10,7 @@ checks=$((checks + 1))
 # Help and version everywhere.
 accepts "$diptych"
 accepts "$diptych" --help
-for command in generate tokenize inspect bench doctor up coordinator worker status drain undrain options version help; do
+for command in generate tokenize inspect bench doctor up coordinator worker status drain undrain plan sim options version help; do
   accepts "$diptych" $command --help
   grep -q "usage: diptych" stdout || complain "$command --help prints no usage"
   accepts "$diptych" help $command
@@ -72,6 +72,11 @@ grep -q 'quote\\"and\\\\back.png' stdout || complain "--json does not escape: $(
 same "tokenize" 1 "$("$diptych" tokenize --model "$tiny" "a b c" | wc -l)"
 accepts "$diptych" inspect --model "$tiny"
 accepts "$diptych" inspect --model "$tiny" --json
+echo '{"small": {"count": 1, "memory_gb": 8, "bandwidth_tb_s": 0.02, "tflop_s": 0.2}, "large": {"count": 4, "memory_gb": 80, "bandwidth_tb_s": 3, "tflop_s": 700}}' >inventory
+accepts "$diptych" plan --model "$tiny" --inventory inventory
+grep -q '^predicted, not measured' stdout || complain "plan does not say what it is: $(head -n 1 stdout)"
+accepts "$diptych" plan --model "$tiny" --inventory inventory --ar-tp 2 --json
+same "plan places everybody" 5 "$(grep -oE '"(ar_groups|diffusion)": [0-9]+' stdout | tail -n +3 | awk '{ n += ($1 ~ /ar/ ? 2 : 1) * $2 } END { print n }')"
 accepts "$diptych" doctor --model "$tiny"
 grep -q '^verdict: this machine is ready' stdout || complain "doctor: $(cat stdout)"
 "$diptych" doctor --model absent >stdout 2>stderr && complain "doctor is content without a model"
