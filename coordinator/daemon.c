@@ -130,10 +130,11 @@ void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t
     dip_log_begin(&line, d->options.log, DIP_LOG_INFO, "leading");
     dip_log_int(&line, "epoch", (int64_t)epoch);
     dip_log_end(&line);
-    if (!leads_on) /* groups that stand go on under the epochs that they know */
+    if (!leads_on) { /* groups that stand go on under the epochs that they know */
+        dip__groups_lead(d, epoch);
         if (d->options.expect_ns > 0)
             dip_core_expect_workers(d->core, dip_clock_now_ns() + d->options.expect_ns);
-    dip__groups_lead(d, epoch);
+    }
     dip__hub_lead(d, epoch);
     dip__front_arm(d);
     dip__health_tell(d);
@@ -453,8 +454,8 @@ static enum dip_status start_server(struct dip_coordinator_daemon *d, struct dip
                                             .methods = d->methods,
                                             .method_count = d->method_count,
                                             .message_bytes_max = (size_t)16 << 20,
-                                            .age_ns = 1800 * DIP_SECOND_NS,
-                                            .age_grace_ns = 2 * d->options.deadline_ns};
+                                            /* Never cut: streams of workers live on. */
+                                            .age_ns = 1800 * DIP_SECOND_NS};
     DIP_TRY(dip_rpc_server_start(&server, why, &d->server));
     if (o->advertise)
         snprintf(d->address, sizeof d->address, "%s", o->advertise);

@@ -123,6 +123,7 @@ static void a_watcher_of_a_failure_gets_the_failure(void **state)
     check_error(&c, DIP_REASON_CANCELLED);
     /* Cancelling again changes nothing, and neither does asking for the same again. */
     assert_int_equal(ask_cancel(&f, "gone", &b), DIPTYCH__V1__JOB_STATE__JOB_STATE_CANCELLED);
+    answer_free(&b);
     ask_generate(&f, &request, &b);
     WAIT_UNTIL(f.loop, b.closes);
     check_error(&b, DIP_REASON_CANCELLED);

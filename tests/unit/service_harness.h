@@ -262,6 +262,7 @@ static inline int ask_cancel(struct front *f, const char *id, struct answer *ans
 {
     Diptych__V1__CancelRequest request = DIPTYCH__V1__CANCEL_REQUEST__INIT;
     ProtobufCMessage *message;
+    answer_free(answer);
     request.request_id = (char *)(uintptr_t)id;
     request.reason = (char *)(uintptr_t) "the test says so";
     ask(f, &(struct asking){.path = "/diptych.v1.ImageService/Cancel"}, &request.base, answer);
