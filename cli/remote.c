@@ -21,14 +21,31 @@ static enum dip_status channel_open(struct remote *remote, struct dip_why *why)
     return dip_rpc_channel_open(&options, why, &remote->channel);
 }
 
+/* "host:port,host:port" */
+static enum dip_status take_servers(const char *list, struct dip_why *why, struct remote *remote)
+{
+    for (const char *at = list; *at; at += *at == ',') {
+        size_t bytes = strcspn(at, ",");
+        if (bytes >= REMOTE_TARGET_BYTES)
+            return dip_fail(why, DIP_LIMIT, "--server is longer than %d bytes",
+                            REMOTE_TARGET_BYTES - 1);
+        if (remote->server_count == REMOTE_SERVERS_MAX)
+            return dip_fail(why, DIP_LIMIT, "--server names more than %d coordinators",
+                            REMOTE_SERVERS_MAX);
+        if (bytes > 0)
+            memcpy(remote->servers[remote->server_count++], at, bytes);
+        at += bytes;
+    }
+    if (remote->server_count == 0)
+        return dip_fail(why, DIP_INVALID, "--server names no coordinator");
+    memcpy(remote->target, remote->servers[0], sizeof remote->target);
+    return DIP_OK;
+}
+
 static enum dip_status take_texts(const struct options *o, struct dip_why *why,
                                   struct remote *remote)
 {
-    const char *server = o->server ? o->server : REMOTE_SERVER_DEFAULT;
-    if (strlen(server) >= sizeof remote->target)
-        return dip_fail(why, DIP_LIMIT, "--server is longer than %zu bytes",
-                        sizeof remote->target - 1);
-    snprintf(remote->target, sizeof remote->target, "%s", server);
+    DIP_TRY(take_servers(o->server ? o->server : REMOTE_SERVER_DEFAULT, why, remote));
     if (o->token && strlen(o->token) > REMOTE_TOKEN_BYTES)
         return dip_fail(why, DIP_LIMIT, "--token is longer than %d bytes", REMOTE_TOKEN_BYTES);
     if (o->token)
@@ -194,7 +211,17 @@ static bool move_to(struct remote *remote, const char *target)
         return false;
     }
     dip_rpc_channel_close(old);
+    remote->has_moved = true;
     return true;
+}
+
+/* Where the user said that somebody is; also back from a leader that is gone. */
+static void move_on(struct remote *remote)
+{
+    remote->server = (remote->server + 1) % remote->server_count;
+    const char *next = remote->servers[remote->server];
+    if (strcmp(next, remote->target) != 0)
+        (void)move_to(remote, next); /* or the same once more */
 }
 
 /* 0.2 s, doubling to 5 s, each between half and all of it, so that a crowd spreads. */
@@ -210,7 +237,10 @@ bool dip__remote_may_retry(struct remote *remote, const struct remote_end *end,
                            struct remote_retry *retry)
 {
     bool is_refusal_final = end->has_pushback && end->pushback_ns < 0;
-    int attempts_max = retry->attempts_max ? retry->attempts_max : REMOTE_ATTEMPTS_MAX;
+    bool is_several = remote->has_moved || remote->server_count > 1;
+    int attempts_max = retry->attempts_max ? retry->attempts_max
+                       : is_several        ? REMOTE_RETURNS_MAX
+                                           : REMOTE_ATTEMPTS_MAX;
     if (end->code != DIP_RPC_UNAVAILABLE || is_refusal_final || ++retry->attempts >= attempts_max)
         return false;
     const char *leader = leader_of(end);
@@ -218,6 +248,8 @@ bool dip__remote_may_retry(struct remote *remote, const struct remote_end *end,
         retry->wait_ns = 0;
         return true;
     }
+    if (!end->has_error)
+        move_on(remote);
     retry->wait_ns = backoff_ns(retry->attempts - 1);
     int64_t asked_ns = end->has_pushback                        ? end->pushback_ns
                        : end->has_error && end->error.has_retry ? end->error.retry_ns

@@ -1,7 +1,8 @@
 /* cli/remote.h - a cluster as its client sees it: calls over one channel, and how they end.
  *
- * One thread: whoever waits turns the loop. A coordinator that does not lead names the one that
- * does, and the channel moves there. What went wrong is kept as the server said it, for a sentence
+ * One thread: whoever waits turns the loop. --server names one coordinator or several: where nobody
+ * answers the next is asked, and one that does not lead names the one that does, where the channel
+ * moves to. What went wrong is kept as the server said it, for a sentence
  * with what to do about it. */
 #pragma once
 
@@ -11,7 +12,7 @@
 #include "net/rpc_client.h"
 #include "proto/error.h"
 
-enum { REMOTE_TARGET_BYTES = 272, REMOTE_TOKEN_BYTES = 4096 };
+enum { REMOTE_TARGET_BYTES = 272, REMOTE_TOKEN_BYTES = 4096, REMOTE_SERVERS_MAX = 8 };
 #define REMOTE_SERVER_DEFAULT "127.0.0.1:50051"
 
 struct remote {
@@ -19,9 +20,12 @@ struct remote {
     struct dip_rpc_channel *channel;
     struct dip_rpc_tls *tls;
     const char *tls_name;
-    char target[REMOTE_TARGET_BYTES];
-    char authorization[REMOTE_TOKEN_BYTES + 8]; /* "Bearer ..."; empty without a token */
-    int64_t deadline_ns;                        /* of all that is asked; 0 = none */
+    char servers[REMOTE_SERVERS_MAX][REMOTE_TARGET_BYTES]; /* as the user named them */
+    int server_count, server;                              /* the last of them that was tried */
+    char target[REMOTE_TARGET_BYTES];                      /* in use: one of them, or the leader */
+    bool has_moved;                                        /* there are several coordinators */
+    char authorization[REMOTE_TOKEN_BYTES + 8];            /* "Bearer ..."; empty without a token */
+    int64_t deadline_ns;                                   /* of all that is asked; 0 = none */
 };
 
 /* Connects to nothing yet. timeout_s counts when the user has not said. Errors: LIMIT (--server,
@@ -75,7 +79,8 @@ struct remote_retry {
 };
 enum { REMOTE_ATTEMPTS_MAX = 4, REMOTE_RETURNS_MAX = 12 /* half a minute: a server restarts */ };
 /* True when the same call may be made again after wait_ns: the server or its absence is temporary
- * and attempts are left. Moves to the leader when the server has named it. */
+ * and attempts are left. Moves to the leader when the server has named it, and to the next of the
+ * user's servers when nobody answers; an election among several is waited for. */
 bool dip__remote_may_retry(struct remote *remote, const struct remote_end *end,
                            struct remote_retry *retry);
 /* Waits; false when a signal came or the deadline is sooner. */

@@ -157,6 +157,7 @@ static enum dip_status begin_generate(struct remote_generation *r)
     request.output = &output;
     request.progress = &progress;
     r->is_watching = false;
+    r->sequence = 0; /* told from the beginning, perhaps by another coordinator */
     return dip__remote_begin(&r->remote, "/diptych.v1.ImageService/Generate", &request.base,
                              &r->call);
 }
@@ -189,10 +190,8 @@ static enum next next_of(struct remote_generation *r, int64_t *ret_wait_ns)
         return NEXT_STOP;
     bool is_forgotten =
         r->is_watching && end->has_error && end->error.reason == DIP_REASON_REQUEST_UNKNOWN;
-    if (is_forgotten) {
-        r->sequence = 0; /* another coordinator counts anew */
-        return ++r->retry.attempts < REMOTE_ATTEMPTS_MAX ? NEXT_GENERATE : NEXT_STOP;
-    }
+    if (is_forgotten)
+        return ++r->forgotten < REMOTE_ATTEMPTS_MAX ? NEXT_GENERATE : NEXT_STOP;
     bool is_cut = r->is_admitted && is_broken(end);
     if (is_cut)
         end->code = DIP_RPC_UNAVAILABLE; /* whatever the transport calls it */

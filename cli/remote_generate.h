@@ -22,6 +22,7 @@ struct remote_generation {
     struct remote_call call;
     struct remote_retry retry;   /* what the server said itself */
     struct remote_retry returns; /* after broken connections; any event ends the count */
+    int forgotten;               /* how often a server did not know the request any more */
     uint64_t sequence;           /* of the last event */
     int preview_count, preview_every;
     int tokens_total;

@@ -81,7 +81,15 @@ same "a request to the other one" "$hash" "$(remote $other)"
 accepts "$diptych" drain --server "${address_of[$leader]}" right
 expect "the wish is not written down" eval '[ "$(keys drain/)" -ge 1 ]'
 epoch=$("$diptych" status --server "${address_of[$leader]}" --json | field epoch)
+hashes() { grep -oE '"image_sha256": "[0-9a-f]+"' | tr '\n' ' '; }
+long=(--steps 400 -n 6 --seed 9 fox)
+expected=$("$diptych" generate --model "$tiny" --json -o e.png "${long[@]}" | hashes)
+"$diptych" generate --server "${address_of[$leader]},${address_of[$other]}" --timeout $patience --json -o long.png "${long[@]}" >long.out 2>long.err &
+client=$!
+expect "the long request does not run" eval 'shows $leader "[1-9][0-9]* running"'
 kill -KILL "${pid_of[$leader]}"
+checks=$((checks + 1))
+kill -0 $client 2>/dev/null || complain "the long request was over before the leader died"
 begin=$SECONDS
 expect "the other one does not lead" leads $other
 echo "the next one led after about $((SECONDS - begin)) s"
@@ -91,6 +99,9 @@ checks=$((checks + 1))
 expect "left did not follow" shows $other "^left .* ready"
 expect "right forgot the wish" shows $other "^right .* drained"
 same "a request to the next leader" "$hash" "$(remote $other)"
+wait $client
+same "the request that lost its leader: exit status" 0 $?
+same "the request that lost its leader" "$expected" "$(hashes <long.out)"
 
 # All of etcd is gone for longer than the leader's lease: requests are served, and it is said.
 kill -KILL "$etcd"
