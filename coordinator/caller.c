@@ -7,7 +7,16 @@
 
 static const char *scope_name(enum dip_scope scope)
 {
-    return scope == DIP_SCOPE_ADMIN ? "admin" : scope == DIP_SCOPE_GENERATE ? "generate" : "read";
+    switch (scope) {
+    case DIP_SCOPE_ADMIN:
+        return "admin";
+    case DIP_SCOPE_GENERATE:
+        return "generate";
+    case DIP_SCOPE_WORKER:
+        return "worker";
+    default:
+        return "read";
+    }
 }
 
 bool dip__caller_read(struct dip_coordinator_daemon *d, const struct dip_rpc_call *call,

@@ -6,6 +6,17 @@ static void on_message(void *daemon, struct dip_message *message)
     dip_coordinator_daemon_feed(daemon, message);
 }
 
+/* A token file that names workers asks them for theirs. */
+static bool may_join(void *daemon, const struct dip_rpc_call *call)
+{
+    struct dip_coordinator_daemon *d = daemon;
+    struct caller caller;
+    struct dip_error error;
+    if (!d->options.tokens || !(dip_tokens_scopes(d->options.tokens) & DIP_SCOPE_WORKER))
+        return true;
+    return dip__caller_read(d, call, DIP_SCOPE_WORKER, &caller, &error);
+}
+
 static void on_log(void *daemon, const char *text)
 {
     struct dip_coordinator_daemon *d = daemon;
@@ -21,6 +32,7 @@ enum dip_status dip__hub_open(struct dip_coordinator_daemon *d, struct dip_why *
                                       .silence_ns = d->options.silence_ns,
                                       .stuck_ns = d->options.stuck_ns,
                                       .on_message = on_message,
+                                      .may_join = may_join,
                                       .log = on_log,
                                       .context = d};
     enum dip_status status = dip_hub_new(&options, &d->hub);

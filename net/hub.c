@@ -238,6 +238,11 @@ static void on_open(void *context, struct dip_rpc_call *call)
         refuse(call, DIP_RPC_UNAVAILABLE, "this coordinator does not lead");
         return;
     }
+    if (hub->options.may_join && !hub->options.may_join(hub->options.context, call)) {
+        refuse(call, DIP_RPC_UNAUTHENTICATED,
+               "this cluster's workers show a token of scope worker");
+        return;
+    }
     struct link *link = NULL;
     if (hub->link_count < hub->link_count_max)
         link = calloc(1, sizeof *link);

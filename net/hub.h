@@ -27,6 +27,8 @@ struct dip_hub_options {
     /* Events of workers, and APPEARED, JOINED, HEARTBEAT, LEAVING, LOST. The payload is the
      * callee's to take; what it leaves is released. */
     void (*on_message)(void *context, struct dip_message *message);
+    /* NULL = everybody may; else asked of each stream before anything is read from it. */
+    bool (*may_join)(void *context, const struct dip_rpc_call *call);
     /* NULL, or told in a sentence why a worker was refused or lost. */
     void (*log)(void *context, const char *text);
     void *context;

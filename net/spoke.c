@@ -23,6 +23,36 @@ void dip__spoke_log(const struct dip_spoke *spoke, const char *format, ...)
     spoke->options.log(spoke->options.context, text);
 }
 
+int dip__spoke_headers(const struct dip_spoke *spoke, struct dip_rpc_pair ret_headers[1])
+{
+    ret_headers[0] = (struct dip_rpc_pair){"authorization", spoke->authorization};
+    return spoke->authorization[0] ? 1 : 0;
+}
+
+/* In a time that depends on the length alone. */
+static bool is_equal(const char *a, const char *b, size_t bytes)
+{
+    unsigned difference = 0;
+    for (size_t i = 0; i < bytes; i++)
+        difference |= (unsigned)(unsigned char)a[i] ^ (unsigned char)b[i];
+    return difference == 0;
+}
+
+bool dip__spoke_may_call(const struct dip_spoke *spoke, struct dip_rpc_call *call)
+{
+    const char *shown = NULL;
+    size_t bytes = 0;
+    if (!spoke->authorization[0])
+        return true;
+    if (dip_rpc_call_metadata(call, "authorization", &shown, &bytes) &&
+        bytes == strlen(spoke->authorization) && is_equal(shown, spoke->authorization, bytes))
+        return true;
+    dip_rpc_call_finish(
+        call, &(struct dip_rpc_status){.code = DIP_RPC_UNAUTHENTICATED,
+                                       .message = "this cluster's workers show their token"});
+    return false;
+}
+
 int64_t dip__spoke_pause(int attempt, int64_t min_ns, int64_t max_ns)
 {
     int64_t pause_ns = min_ns;
@@ -109,6 +139,12 @@ enum dip_status dip_spoke_new(const struct dip_spoke_options *options, struct di
         spoke->options.hinge_timeout_ns = 30 * DIP_SECOND_NS;
     snprintf(spoke->cluster_id, sizeof spoke->cluster_id, "%s",
              options->cluster_id ? options->cluster_id : "");
+    if (options->token && strlen(options->token) + 8 > sizeof spoke->authorization) {
+        dip_spoke_free(spoke);
+        return DIP_LIMIT;
+    }
+    if (options->token)
+        snprintf(spoke->authorization, sizeof spoke->authorization, "Bearer %s", options->token);
     enum dip_status status = reserve(spoke);
     if (status) {
         dip_spoke_free(spoke);

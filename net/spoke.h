@@ -27,9 +27,12 @@ enum { DIP_SPOKE_COORDINATOR = 0, DIP_SPOKE_SELF = 1 }; /* addresses; others are
 
 struct dip_spoke_options {
     struct dip_rpc_loop *loop;
-    const struct dip_rpc_tls *tls;      /* NULL = plaintext */
-    struct dip_member_facts facts;      /* what hello says */
-    const char *cluster_id;             /* NULL = any */
+    const struct dip_rpc_tls *tls; /* NULL = plaintext */
+    struct dip_member_facts facts; /* what hello says */
+    const char *cluster_id;        /* NULL = any */
+    /* Shown to the coordinator and to other workers, and asked of whoever brings a hinge; NULL =
+     * none. Copied. */
+    const char *token;
     int inbox_count_max;                /* 0 = 256 */
     uint32_t hinge_width;               /* H: floats in one row of a hinge */
     size_t hinge_bytes_max;             /* of one hinge */
@@ -40,7 +43,7 @@ struct dip_spoke_options {
     void *context;
 };
 
-/* Errors: NO_MEMORY. */
+/* Errors: NO_MEMORY, LIMIT (a token of more than 1 KiB). */
 DIP_MUST_USE enum dip_status dip_spoke_new(const struct dip_spoke_options *options,
                                            struct dip_spoke **ret_spoke);
 /* Hangs up when what was sent so far has gone out (after 5 s at the latest), closes everything;

@@ -13,6 +13,8 @@
 #include "cluster/wire.h"
 #include "net/spoke.h"
 
+enum { SPOKE_TOKEN_BYTES = 1024 + 8 };
+
 enum {
     ADDRESS_FIRST = 2,     /* of members that hinges are handed to */
     HAND_OVERS_MAX = 1024, /* remembered ones */
@@ -85,10 +87,11 @@ struct dip_spoke {
     struct dip_endpoint endpoint; /* first, so that one pointer is both */
     struct dip_spoke_options options;
     char cluster_id[129];
-    struct dip_mailbox *inbox;  /* struct dip_message, to the device thread */
-    struct dip_mailbox *outbox; /* struct spoke_out */
-    struct dip_mailbox *hinges; /* struct spoke_out: they do not wait behind events */
-    struct dip_flag is_noted;   /* a post is under way */
+    char authorization[SPOKE_TOKEN_BYTES]; /* "Bearer ..."; "" = none */
+    struct dip_mailbox *inbox;             /* struct dip_message, to the device thread */
+    struct dip_mailbox *outbox;            /* struct spoke_out */
+    struct dip_mailbox *hinges;            /* struct spoke_out: they do not wait behind events */
+    struct dip_flag is_noted;              /* a post is under way */
     struct dip_flag is_connected;
 
     /* the stream */
@@ -136,6 +139,10 @@ struct dip_spoke {
 /* ---- spoke.c ---- */
 
 void dip__spoke_log(const struct dip_spoke *spoke, const char *format, ...) DIP_PRINTF(2, 3);
+/* The header of every call that goes out; how many (0 without a token). */
+int dip__spoke_headers(const struct dip_spoke *spoke, struct dip_rpc_pair ret_headers[1]);
+/* Whether a call that came shows our token; ends it when not. */
+bool dip__spoke_may_call(const struct dip_spoke *spoke, struct dip_rpc_call *call);
 /* A pause that doubles from min to max, between half of it and all of it. */
 int64_t dip__spoke_pause(int attempt, int64_t min_ns, int64_t max_ns);
 /* Moves the message into the inbox. False: full, it stays the caller's. */

@@ -283,8 +283,15 @@ static void put_close(void *context, struct dip_rpc_call *call, const struct dip
         receipt->call = NULL;
 }
 
-static const struct dip_rpc_handler put_handler = {
-    .on_message = put_message, .on_half_close = put_half_close, .on_close = put_close};
+static void put_open(void *context, struct dip_rpc_call *call)
+{
+    (void)dip__spoke_may_call(context, call);
+}
+
+static const struct dip_rpc_handler put_handler = {.on_open = put_open,
+                                                   .on_message = put_message,
+                                                   .on_half_close = put_half_close,
+                                                   .on_close = put_close};
 
 /* ---- GetOffset ---- */
 
@@ -293,6 +300,8 @@ static void ask_message(void *context, struct dip_rpc_call *call, const void *da
     struct dip_spoke *spoke = context;
     struct dip_why why = {0};
     uint64_t job_id = 0, epoch = 0;
+    if (!dip__spoke_may_call(spoke, call))
+        return;
     if (dip_wire_read_offset_request(data, bytes, &why, &job_id, &epoch)) {
         finish(call, DIP_RPC_INVALID_ARGUMENT, why.text);
         return;

@@ -256,10 +256,13 @@ static const struct dip_rpc_handler handler = {
 static void put_begin(struct put *put)
 {
     bool is_asking = put->state == PUT_ASKING;
+    struct dip_rpc_pair headers[1];
     struct dip_rpc_call_options options = {
         .path = is_asking ? "/diptych.internal.v1.HingeService/GetOffset"
                           : "/diptych.internal.v1.HingeService/Put",
         .deadline_ns = put->deadline_ns,
+        .headers = headers,
+        .header_count = dip__spoke_headers(put->spoke, headers),
         .queue_count_max = 4,
         .handler = &handler,
         .context = put};

@@ -379,9 +379,13 @@ static enum dip_status open_call(struct dip_spoke *spoke, struct dip_why *why)
                                               .backoff_ns_min = PAUSE_NS_MIN,
                                               .backoff_ns_max = PAUSE_NS_MAX / 2},
             why, &spoke->channel));
+    struct dip_rpc_pair headers[1];
+    int header_count = dip__spoke_headers(spoke, headers);
     DIP_TRY(dip_rpc_call_open(
         spoke->channel,
-        &(struct dip_rpc_call_options){.path = "/diptych.internal.v1.WorkerService/Connect",
+        &(struct dip_rpc_call_options){.headers = headers,
+                                       .header_count = header_count,
+                                       .path = "/diptych.internal.v1.WorkerService/Connect",
                                        .queue_count_max = FRAMES_QUEUED_MAX,
                                        .queue_bytes_max = FRAME_BYTES_QUEUED_MAX,
                                        .handler = &handler,

@@ -46,6 +46,7 @@ static const struct {
     {"read", DIP_SCOPE_READ},
     {"generate", DIP_SCOPE_READ | DIP_SCOPE_GENERATE},
     {"admin", DIP_SCOPE_READ | DIP_SCOPE_ADMIN},
+    {"worker", DIP_SCOPE_WORKER},
 };
 enum { SCOPES = sizeof scopes / sizeof scopes[0] };
 
@@ -142,9 +143,9 @@ static enum dip_status read_scopes(struct word word, int line, struct dip_why *w
             if (strlen(scopes[i].name) == bytes && memcmp(scopes[i].name, text, bytes) == 0)
                 bits = scopes[i].bits;
         if (bits == 0)
-            return dip_fail(why, DIP_INVALID,
-                            "line %d: scopes are read, generate and admin, with commas between",
-                            line);
+            return dip_fail(
+                why, DIP_INVALID,
+                "line %d: scopes are read, generate, admin and worker, with commas between", line);
         *ret_scopes |= bits;
         begin += bytes + 1;
     }
@@ -317,6 +318,14 @@ const char *dip_tokens_why(const struct dip_tokens *tokens)
 int dip_tokens_count(const struct dip_tokens *tokens)
 {
     return tokens->table.count;
+}
+
+uint32_t dip_tokens_scopes(const struct dip_tokens *tokens)
+{
+    uint32_t bits = 0;
+    for (int i = 0; i < tokens->table.count; i++)
+        bits |= tokens->table.tokens[i].holder.scopes;
+    return bits;
 }
 
 /* ---- whose is it ---- */

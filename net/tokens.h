@@ -8,7 +8,9 @@
  *
  * A tenant is 1 to 63 of [A-Za-z0-9._-] and may have many tokens, so that one can be replaced by
  * the next without a gap. Scopes: `read` (models, cluster, health), `generate` (images, their
- * watching and cancelling), `admin` (drain, everybody's jobs). Who has any may read.
+ * watching and cancelling), `admin` (drain, everybody's jobs); who has any of these may read.
+ * `worker` (to be one of the cluster's workers, and nothing else): asked of workers only when the
+ * file has a line with it, so that a file that speaks of clients alone changes nothing for them.
  *
  * A token is compared with every line, in a time that depends on their number only. The file is
  * looked at when a token is, at most once a second. A file that is gone, broken or of no bytes
@@ -27,6 +29,7 @@ enum dip_scope {
     DIP_SCOPE_READ = 1,
     DIP_SCOPE_GENERATE = 2,
     DIP_SCOPE_ADMIN = 4,
+    DIP_SCOPE_WORKER = 8,
 };
 
 enum { DIP_TENANT_BYTES = 64, DIP_TOKENS_MAX = 4096 };
@@ -52,3 +55,5 @@ DIP_MUST_USE enum dip_status dip_tokens_check(struct dip_tokens *tokens, int64_t
 /* Why the newest file is not in use; "" while it is. For logs and status. */
 const char *dip_tokens_why(const struct dip_tokens *tokens);
 int dip_tokens_count(const struct dip_tokens *tokens);
+/* The scopes of all of them together, as they were when one was last checked. */
+uint32_t dip_tokens_scopes(const struct dip_tokens *tokens);

@@ -156,6 +156,7 @@ static enum dip_status spoke_open(struct dip_worker_daemon *d)
         .tls = o->tls,
         .facts = d->facts,
         .cluster_id = o->cluster_id,
+        .token = o->token,
         .hinge_width = (uint32_t)d->config.ar.hidden,
         .hinge_bytes_max =
             ((size_t)o->image_tokens_max + 1) * (size_t)d->config.ar.hidden * sizeof(float),

@@ -32,10 +32,11 @@ struct dip_worker_daemon_options {
     const char *host_id;    /* tells hosts apart; NULL = this machine's name */
     const char *cluster_id; /* a coordinator of another cluster is left; NULL = any */
 
-    /* Where it is. */
+    /* Where it is, and how it is let in. */
     const char *listen;      /* HingeService; NULL = "127.0.0.1:0" */
     const char *advertise;   /* "host:port" or "host" for other workers; NULL = as it listens */
     const char *coordinator; /* "host:port" of the leader; NULL = set later */
+    const char *token;       /* shown to the coordinator and between workers; NULL = none */
     const struct dip_rpc_tls *tls; /* for what it serves and what it calls; NULL = plaintext */
 
     /* How much it holds; 0 = the default in brackets. */

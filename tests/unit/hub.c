@@ -352,6 +352,43 @@ static void a_reader_that_reads_not_is_bounded_then_lost(void **state)
     assert_int_equal(all(&w, DIP_MESSAGE_LOST), 1);
 }
 
+/* ---- who may ---- */
+
+static bool has_word(void *context, const struct dip_rpc_call *call)
+{
+    (void)context;
+    const char *word = NULL;
+    size_t bytes = 0;
+    return dip_rpc_call_metadata(call, "authorization", &word, &bytes) && bytes == 4 &&
+           memcmp(word, "word", 4) == 0;
+}
+
+static void a_worker_may_be_asked_for_its_word(void **state)
+{
+    (void)state;
+    struct world w;
+    struct seen seen;
+    struct dip_rpc_pair header = {"authorization", "word"};
+    struct dip_rpc_call_options options = {.is_patient = true,
+                                           .headers = &header,
+                                           .header_count = 1,
+                                           .handler = &seen_handler,
+                                           .context = &seen};
+    world_open(&w, &(struct dip_hub_options){.may_join = has_word}, 1);
+    dial(&w, &seen);
+    say_hello(&seen, "mute", 1);
+    WAIT_UNTIL(w.loop, seen.closes);
+    assert_int_equal(seen.code, DIP_RPC_UNAUTHENTICATED);
+    assert_int_equal(all(&w, DIP_MESSAGE_APPEARED), 0);
+    memset(&seen, 0, sizeof seen);
+    options.path = w.method.path;
+    assert_int_equal(dip_rpc_call_open(w.channel, &options, &seen.call), DIP_OK);
+    say_hello(&seen, "known", 1);
+    WAIT_UNTIL(w.loop, seen.messages == 1);
+    assert_int_equal(all(&w, DIP_MESSAGE_APPEARED), 1);
+    world_close(&w);
+}
+
 /* ---- leading ---- */
 
 static void who_does_not_lead_takes_nobody(void **state)
@@ -411,6 +448,7 @@ int main(void)
         cmocka_unit_test(standing_still_is_the_end),
         cmocka_unit_test(our_own_sleep_does_not_count),
         cmocka_unit_test(a_reader_that_reads_not_is_bounded_then_lost),
+        cmocka_unit_test(a_worker_may_be_asked_for_its_word),
         cmocka_unit_test(who_does_not_lead_takes_nobody),
         cmocka_unit_test(commands_go_to_members_only),
     };

@@ -783,6 +783,36 @@ static void what_does_not_fit_is_refused(void **state)
     world_close(&w);
 }
 
+/* With a token: shown to the coordinator and to each other, asked of strangers. */
+static void strangers_bring_no_hinges(void **state)
+{
+    (void)state;
+    struct world w;
+    struct seen seen;
+    struct dip_wire_hinge header = header_of(20, 10);
+    struct dip_spoke_options secret = {.token = "secret"}, wrong = {.token = "wrong!"};
+    world_open(&w, &secret);
+    side_connect(&w, &w.b, w.target);
+    put_open(&w, &seen);
+    put_header(&seen, &header);
+    until_refused(&w, &seen, DIP_RPC_UNAUTHENTICATED);
+    side_open(&w, &w.a, "a", &wrong);
+    side_connect(&w, &w.a, w.target);
+    send_hinge(&w.a, hand_over(&w, 10, w.b.address, 20), 20, 17);
+    WAIT_UNTIL(w.loop, w.heard[w.a.address][DIP_MESSAGE_FAILED]);
+    side_close(&w, &w.a);
+    WAIT_UNTIL(w.loop, w.heard[w.a.address][DIP_MESSAGE_LOST]);
+    struct dip_spoke *old = w.a.spoke;
+    memset(&w.a, 0, sizeof w.a);
+    side_open(&w, &w.a, "a", &secret);
+    side_connect(&w, &w.a, w.target);
+    send_hinge(&w.a, hand_over(&w, 11, w.b.address, 21), 21, 17);
+    struct dip_message hinge = take(&w, &w.b, DIP_MESSAGE_HINGE);
+    assert_hinge(&hinge, 21, 17);
+    dip_spoke_free(old); /* nothing of it has been on the loop for long */
+    world_close(&w);
+}
+
 static void the_store_is_bounded(void **state)
 {
     (void)state;
@@ -835,6 +865,7 @@ int main(void)
         cmocka_unit_test(a_hinge_to_nobody_fails_unless_released),
         cmocka_unit_test(a_spoiled_chunk_is_asked_for_again),
         cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(strangers_bring_no_hinges),
         cmocka_unit_test(the_store_is_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -58,12 +58,16 @@ static void tokens_have_holders(void **state)
     snprintf(text, sizeof text,
              "# who may\n\n  sha256:%s\tteam-a   generate # since spring\r\n"
              "plain:a-long-word ops read,admin\nplain:a-long-word late generate\n"
-             "plain:only-reads guest_1 read",
+             "plain:only-reads guest_1 read\nplain:of-the-machines rack-1 worker",
              hex);
     put(text);
     assert_int_equal(dip_tokens_open(path, NULL, &tokens), DIP_OK);
-    assert_int_equal(dip_tokens_count(tokens), 4);
+    assert_int_equal(dip_tokens_count(tokens), 5);
+    assert_int_equal(dip_tokens_scopes(tokens),
+                     DIP_SCOPE_READ | DIP_SCOPE_GENERATE | DIP_SCOPE_ADMIN | DIP_SCOPE_WORKER);
     assert_string_equal(dip_tokens_why(tokens), "");
+    assert_int_equal(check(tokens, "Bearer of-the-machines", &holder), DIP_OK);
+    assert_int_equal(holder.scopes, DIP_SCOPE_WORKER); /* no client's right comes with it */
 
     assert_int_equal(check(tokens, "Bearer sesame-open", &holder), DIP_OK);
     assert_string_equal(holder.tenant, "team-a");
