@@ -6,7 +6,12 @@
  * Rule (operations, poison): an image that takes workers down must not take them all. One that was
  * alone on attempt_count_max of them is the reason. One that was in company each time runs from
  * then on only where no other such image runs, so the next time tells: the innocent come through,
- * the guilty one takes down one worker more. A worker that was leaving counts for nothing. */
+ * the guilty one takes down one worker more.
+ *
+ * Everything here is deterministic, so the guilty one fails at the same place each time. An image
+ * that comes well past the place where its last worker died, or that loses a worker of the other
+ * panel, was not the reason: then counting begins anew. A worker that was leaving counts for
+ * nothing. */
 #include "base/assert.h"
 #include "cluster/state.h"
 
@@ -69,13 +74,28 @@ struct loss {
     bool is_leaving; /* it was expected to go */
 };
 
+/* Whether the image got as far as this when its last worker died, and hardly further now. */
+static bool is_same_place(const struct image *image, bool is_ar, int progress)
+{
+    int margin = is_ar ? 2 * DIP_TOKEN_BATCH_MAX : 2; /* tokens are told in batches */
+    return image->death_count > 0 && image->has_died_at_ar == is_ar &&
+           progress < image->died_at + margin;
+}
+
 /* A worker died while it worked at the image. true: the image is the reason. */
 static bool image_strike(const struct dip_scheduler *s, struct image *image,
                          const struct loss *loss)
 {
+    bool is_ar = image->state == IMAGE_AR_RUNNING;
+    int progress = is_ar ? image->token_count : image->steps_done;
+    if (!is_same_place(image, is_ar, progress))
+        image->death_count = image->strike_count = 0;
+    image->has_died_at_ar = is_ar;
+    image->died_at = progress; /* each replay knows a little more of where that is */
+    bool was_suspect = image->death_count >= s->limits.attempt_count_max;
     image->death_count++;
     image->strike_count += loss->is_alone;
-    return image->is_isolated || image->strike_count >= s->limits.attempt_count_max;
+    return was_suspect || image->strike_count >= s->limits.attempt_count_max;
 }
 
 /* The image has lost a member that it needs. */

@@ -309,12 +309,13 @@ static void loop(struct sim *s)
 static enum dip_status machines_new(struct sim *s)
 {
     int workers = s->options.workers;
+    s->attempts = 2 + (int)dip__sim_draw(s, 2);
     int images = 4 * workers > 2000 ? 4 * workers : 2000;
     struct dip_scheduler_limits limits = {.request_count_max = images,
                                           .image_count_max = images,
                                           .member_count_max = workers + 1,
                                           .token_count_max = SIM_TOKENS_MAX,
-                                          .attempt_count_max = 2 + (int)dip__sim_draw(s, 2),
+                                          .attempt_count_max = s->attempts,
                                           .tenant_count_max = 8};
     DIP_TRY(dip_scheduler_new(&limits, &s->scheduler));
     if (s->degree == 1)

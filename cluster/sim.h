@@ -11,6 +11,8 @@
  *     second after its deadline; a refused one was never begun;
  *   - no worker is given more jobs than it has slots, by its own count and by the scheduler's;
  *   - a replay begins with the tokens that were drawn;
+ *   - a poisoned image takes down two workers more than it may at most: one that tells it from its
+ *     company, one that was asked to leave before its death was noticed;
  *   - no worker hears of an older group after a newer one, and no step is taken by ranks of
  *     different versions of a group;
  *   - nobody waits for more than an hour; at the end every slot is free on both sides. */

@@ -42,9 +42,12 @@ void dip__sim_crash(struct sim *s, uint32_t worker)
     w->is_up = w->is_hanging = w->is_leaving = false;
     w->stream = 0;
     dip__sim_worker_reset(w);
-    w->epoch_seen = 0;                            /* a new process */
-    bool is_host_up = dip__sim_chance(s, 700000); /* else nobody says that the stream is over */
-    dip__sim_silence(s, worker, is_host_up ? 5 * DIP_MS_NS : DIP_SECOND_NS);
+    w->epoch_seen = 0; /* a new process */
+    /* The end of a stream comes after what was said in it. When the whole host is down nobody says
+     * that it has ended. */
+    int64_t said_ns = w->up_ns > s->now_ns ? w->up_ns - s->now_ns : 0;
+    bool is_host_up = dip__sim_chance(s, 700000);
+    dip__sim_silence(s, worker, is_host_up ? said_ns + DIP_MS_NS : DIP_SECOND_NS);
     at(s, SIM_RESTART, worker, 500 * DIP_MS_NS + (int64_t)dip__sim_draw(s, 20 * DIP_SECOND_NS));
 }
 

@@ -120,6 +120,7 @@ enum sim_fault_kind {
 enum { SIM_REQUEST_NEW, SIM_REQUEST_ADMITTED, SIM_REQUEST_OVER };
 struct sim_request {
     uint8_t state, images, images_done; /* bits */
+    uint8_t kills;                      /* workers that its poison took down */
     bool is_poison, is_check;
     int32_t submitted_ms;
     int32_t deadline_ms; /* 0 = none */
@@ -149,6 +150,7 @@ struct sim {
 
     bool has_fault[SIM_FAULT_COUNT];
     bool has_poison, has_skew;
+    int attempts; /* the scheduler's limit */
     int duplicate_ppm, break_ppm, refuse_ppm;
     int64_t fault_interval_ns; /* mean; 0 = none */
     int64_t kind_since_ns;     /* 0 = not yet */

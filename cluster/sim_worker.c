@@ -204,6 +204,20 @@ static void go_prefill(struct sim *s, uint32_t worker, struct sim_job *job)
     job_wait(s, worker, job, w->token_ns * w->slowness);
 }
 
+/* It counts when the coordinator can blame it: it holds the stream and has not asked to leave. */
+static void poison(struct sim *s, uint32_t worker, uint64_t request_id)
+{
+    struct sim_worker *w = &s->workers[worker];
+    struct sim_request *request = &s->requests[request_id - 1];
+    bool is_seen = w->stream != 0 && w->stream == w->coordinator_stream &&
+                   !dip_scheduler_member(s->scheduler, worker + 1).is_draining;
+    request->kills += is_seen;
+    if (request->kills > (s->attempts + 2) * request->images)
+        dip__sim_fail(s, "request %llu took down %d workers", (unsigned long long)request_id,
+                      request->kills);
+    dip__sim_crash(s, worker);
+}
+
 static void go_decode(struct sim *s, uint32_t worker, struct sim_job *job)
 {
     struct sim_worker *w = &s->workers[worker];
@@ -217,7 +231,7 @@ static void go_decode(struct sim *s, uint32_t worker, struct sim_job *job)
     if (count > 0)
         dip__sim_send_up(s, worker, &m);
     if (s->requests[job->request_id - 1].is_poison && job->done > job->total / 2) {
-        dip__sim_crash(s, worker);
+        poison(s, worker, job->request_id);
         return;
     }
     if (job->done < job->total) {

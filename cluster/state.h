@@ -84,9 +84,11 @@ struct image {
     int32_t *token_ids; /* [token_count_max] drawn so far: where a replay resumes */
     int token_count;
     int steps_done;
-    int loss_count;          /* how often it lost a member it needed */
-    int death_count;         /* members that went down while they worked at it */
-    int strike_count;        /* of those, the ones that did nothing else */
+    int loss_count;   /* how often it lost a member it needed */
+    int death_count;  /* members that went down while they worked at it, at one place */
+    int strike_count; /* of those, the ones that did nothing else */
+    bool has_died_at_ar;
+    int died_at;             /* that place: tokens or steps */
     int handed_count;        /* how often it was handed back */
     bool is_isolated;        /* under suspicion: never beside another one that is */
     bool is_started;         /* has left its first queue */

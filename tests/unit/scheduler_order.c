@@ -486,6 +486,30 @@ static void an_image_alone_with_two_dead_workers_is_poison(void **state)
     world_free(w);
 }
 
+/* Bad luck is not poison: it got further each time, or it was the other panel's worker. */
+static void an_image_that_gets_further_is_innocent(void **state)
+{
+    (void)state;
+    struct world *w = world_new(8, MEMBERS, 2);
+    for (uint32_t i = 1; i <= 6; i++)
+        join(w, i, i <= 2 ? DIP_ROLE_AR : DIP_ROLE_DIFFUSION, 1);
+    submit(w, 1);
+    say(w, DIP_MESSAGE_LOST, find(w, DIP_ACTION_AR)->member, 0);
+    const struct dip_action *ar = find(w, DIP_ACTION_AR);
+    draw_tokens(w, ar->member, ar->job_id);
+    for (int i = 1; i <= 3; i++) { /* dies after 1 step, after 3, after 1 again */
+        struct dip_action diffusion = *find(w, DIP_ACTION_DIFFUSION);
+        struct dip_message m = {
+            .kind = DIP_MESSAGE_STEP, .from = diffusion.member, .job_id = diffusion.job_id};
+        m.as.step.steps_done = i == 2 ? 3 : 1;
+        feed(w, m);
+        say(w, DIP_MESSAGE_LOST, diffusion.member, 0);
+    }
+    assert_int_equal(find(w, DIP_ACTION_ENDED)->end, DIP_END_POISONED); /* no further: it may be */
+    assert_int_equal(w->ends[DIP_END_POISONED], 1);
+    world_free(w);
+}
+
 /* The member that draws this request's image, or 0. */
 static uint32_t drawer_of(const struct world *w, uint64_t request_id)
 {
@@ -668,6 +692,7 @@ int main(void)
         cmocka_unit_test(tenants_share_by_weight),
         cmocka_unit_test(a_trickle_waits_for_one_turn),
         cmocka_unit_test(an_image_alone_with_two_dead_workers_is_poison),
+        cmocka_unit_test(an_image_that_gets_further_is_innocent),
         cmocka_unit_test(the_innocent_come_through),
         cmocka_unit_test(a_job_handed_back_runs_elsewhere),
         cmocka_unit_test(handing_back_is_bounded),
