@@ -172,6 +172,8 @@ static void group_leave(struct dip_coordinator_daemon *d, struct roster_entry *e
 static void on_group(struct dip_coordinator_daemon *d, const struct dip_message *message)
 {
     struct roster_entry *entry = entry_use(d, message->from);
+    if (message->as.group.epoch < entry->group_epoch)
+        return; /* about a group that it has left since */
     if (message->kind == DIP_MESSAGE_GROUP_LOST)
         group_leave(d, entry);
     else if (message->kind == DIP_MESSAGE_GROUP_FORMED && entry->view.rank > 0)
@@ -188,6 +190,7 @@ void dip__roster_group(struct dip_coordinator_daemon *d, uint32_t member,
         group_leave(d, entry);
     } else if (command == DIP_MESSAGE_FORM_GROUP) {
         snprintf(entry->view.group, sizeof entry->view.group, "%s", group->id);
+        entry->group_epoch = group->epoch;
         entry->view.rank = group->rank;
         entry->view.group_size = group->size;
         state_set(d, entry, DIP_WORKER_STATE_STARTING, "joins its group");

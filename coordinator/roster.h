@@ -14,6 +14,7 @@ struct roster_entry {
     uint64_t version; /* of the roster when it last changed; also of one that has left */
     uint64_t steps_shown;
     int busy_shown;
+    uint64_t group_epoch; /* of the version of its group that it was last told to form */
     struct dip_worker_view view;
 };
 
