@@ -198,7 +198,7 @@ enum dip_status dip__ar_group_share(struct dip_ar_engine *engine)
 enum dip_status dip__ar_group_draw(struct dip_ar_engine *engine, struct dip_tensor ids,
                                    struct dip_tensor logits)
 {
-    int32_t notes[DIP_COMM_RANKS_MAX];
+    int32_t notes[DIP_COMM_RANKS_MAX] = {0};
     struct dip_comm_sample_args a = {.ids = ids,
                                      .logits = logits,
                                      .draws = engine->draws,
