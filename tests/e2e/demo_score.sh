@@ -28,6 +28,6 @@ scored() {
 }
 
 accepts "$python" "$scorer/score.py" --self-test
-scored whole 10 0.6 1
+scored whole 10 0.72 1
 scored scrambled 2 0 0.35 --scramble-hidden
 finish

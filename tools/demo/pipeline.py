@@ -5,6 +5,10 @@
 
 Writes DIR/00000.png and so on, and DIR/prompts.jsonl, which is what score.py reads. FILE holds one JSON object per
 line with at least `prompt`. Slow and plain on purpose: it is what the engine is compared with.
+
+--traced DIR, a folder that score/paint.py --traces has filled from the same prompts and limit, takes image tokens and
+noise from there instead of drawing them. Then the two programs should paint the same pictures, and the scores differ
+by rounding only; drawn apart, the scores of n pictures differ by chance too.
 """
 
 import argparse
@@ -55,9 +59,21 @@ class Pipeline:
         self.vae.load_state_dict(part("model.sana_vae."))
         self.scheduler = FlowMatchEulerDiscreteScheduler.from_config(read("scheduler/scheduler_config.json"))
 
+    def draw_token(self, logits, generator):
+        """Token ids [n, 1] of logits [n, V]: temperature, then the likeliest k, then the likeliest of probability p."""
+        s = self.settings
+        logits = logits / s["temperature"]
+        kept = torch.topk(logits, min(s["top_k"], logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < kept, -torch.inf)
+        ranked, order = logits.sort(-1)
+        drop = ranked.softmax(-1).cumsum(-1) <= 1 - s["top_p"]
+        drop[:, -1] = False
+        logits = logits.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), -torch.inf)
+        return torch.multinomial(logits.softmax(-1), 1, generator=generator)
+
     @torch.no_grad()
-    def hidden_states(self, prompts, generator):
-        """Sample the image tokens, then run the LM again for the states from <S0> to the last token."""
+    def hidden_states(self, prompts, generator, tokens=None):
+        """Sample the image tokens if not given, then run the LM again for the states from <S0> to the last token."""
         s = self.settings
         rows = [self.tokenizer.encode(PROMPT.format(p), add_special_tokens=False).ids for p in prompts]
         longest = max(map(len, rows))
@@ -67,18 +83,14 @@ class Pipeline:
         place = mask.cumsum(1) - 1
         count = s["image_grid"][0] * s["image_grid"][1]
         step, cache, full = ids, None, ids
-        for _ in range(count):
-            result = self.lm(input_ids=step, attention_mask=mask, position_ids=place[:, -step.shape[1]:].clamp(min=0),
-                             past_key_values=cache, use_cache=True)
-            cache = result.past_key_values
-            logits = result.logits[:, -1].float() / s["temperature"]
-            kept = torch.topk(logits, min(s["top_k"], logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < kept, -torch.inf)
-            ranked, order = logits.sort(-1)
-            drop = ranked.softmax(-1).cumsum(-1) <= 1 - s["top_p"]
-            drop[:, -1] = False
-            logits = logits.masked_fill(drop.scatter(1, order, drop), -torch.inf)
-            step = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        for i in range(count):
+            if tokens is None:
+                result = self.lm(input_ids=step, attention_mask=mask, use_cache=True, past_key_values=cache,
+                                 position_ids=place[:, -step.shape[1]:].clamp(min=0))
+                cache = result.past_key_values
+                step = self.draw_token(result.logits[:, -1].float(), generator)
+            else:
+                step = tokens[:, i:i + 1]
             full = torch.cat([full, step], 1)
             mask = torch.cat([mask, torch.ones_like(step)], 1)
             place = torch.cat([place, place[:, -1:] + 1], 1)
@@ -86,14 +98,14 @@ class Pipeline:
         return states[:, -count - 1:], full[:, -count:]
 
     @torch.no_grad()
-    def __call__(self, prompts, seed=0):
-        """uint8 [n, H, W, 3] and the sampled token ids."""
+    def __call__(self, prompts, seed=0, drawn=None):
+        """uint8 [n, H, W, 3] and the sampled token ids. `drawn` are token ids and noise to use instead of chance."""
         s = self.settings
         generator = torch.Generator().manual_seed(seed)
-        states, tokens = self.hidden_states(prompts, generator)
+        states, tokens = self.hidden_states(prompts, generator, drawn and drawn[0])
         context = self.connector(torch.cat([torch.zeros_like(states), states]))
         channels = self.sana.config.in_channels
-        x = torch.randn(len(prompts), channels, *s["latent_size"], generator=generator)
+        x = drawn[1] if drawn else torch.randn(len(prompts), channels, *s["latent_size"], generator=generator)
         self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / s["steps"], s["steps"]))
         for t in self.scheduler.timesteps:
             v = self.sana(torch.cat([x, x]), encoder_hidden_states=context, timestep=t.expand(2 * len(x))).sample
@@ -103,6 +115,12 @@ class Pipeline:
         image = self.vae.decode(x / self.vae.config.scaling_factor).sample
         image = (image / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         return (image * 255).round().to(torch.uint8).numpy(), tokens
+
+
+def traced(folder, places):
+    """Token ids [n, T] and noise [n, C, h, w] of the engine's traces."""
+    traces = [load_file(folder / f"{i:05d}.safetensors") for i in places]
+    return torch.stack([t["image_ids"].long() for t in traces]), torch.stack([t["noise"].float() for t in traces])
 
 
 def main():
@@ -119,6 +137,7 @@ def main():
     parser.add_argument("--top-p", type=float)
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--traced", type=Path)
     parser.add_argument("prompt", nargs="*")
     args = parser.parse_args()
     if args.threads:
@@ -138,7 +157,8 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(entries), args.batch):
         part = entries[start:start + args.batch]
-        images, _ = pipeline([e["prompt"] for e in part], seed=args.seed + start)
+        drawn = traced(args.traced, range(start, start + len(part))) if args.traced else None
+        images, _ = pipeline([e["prompt"] for e in part], seed=args.seed + start, drawn=drawn)
         for i, image in enumerate(images, start):
             Image.fromarray(image).save(args.out / f"{i:05d}.png")
     (args.out / "prompts.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))

@@ -63,17 +63,22 @@ def main():
     parser.add_argument("--model", type=Path, default=HERE.parent.parent.parent / "models" / "demo")
     parser.add_argument("--prompts", type=Path, default=HERE / "prompts.jsonl")
     parser.add_argument("--limit", type=int, help="prompts per category")
+    parser.add_argument("--part", default="0/1", help="I/N: only every N-th prompt, for N of these at once")
+    parser.add_argument("--traces", action="store_true", help="keep what was drawn by chance, for pipeline.py --traced")
     parser.add_argument("--scramble-hidden", action="store_true")
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     for_generate = sys.argv[end + 1:]
     args = parser.parse_args(sys.argv[1:end])
     args.out.mkdir(parents=True, exist_ok=True)
     picked = pick(args.prompts, args.limit)
+    part, parts = map(int, args.part.split("/"))
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.safetensors"
-        for place, (seed, entry) in enumerate(picked):
+        for place, (seed, entry) in list(enumerate(picked))[part::parts]:
             image = args.out / f"{place:05d}.png"
             options = for_generate
+            if args.traces:
+                options = [*options, "--trace", str(image.with_suffix(".safetensors"))]
             if args.scramble_hidden:
                 paint(args.program, args.model, entry["prompt"], seed, image, [*options, "--trace", str(trace)])
                 scramble_channels(trace, "hidden")
