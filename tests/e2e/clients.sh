@@ -32,6 +32,7 @@ wait_for_line guarded.out '^up: ready'
 wait_for_line empty.out 'listening on'
 servers=("$(address open.out)" "$(address guarded.out)" "$(address empty.out)")
 expected=$(sha --seed 5 --steps 4 dog)
+sleep 4 # a coordinator that is new waits some seconds for its workers, before it refuses
 
 # run_client NAME COMMAND...
 run_client() {
