@@ -71,6 +71,9 @@ void dip_coordinator_daemon_feed(struct dip_coordinator_daemon *daemon, struct d
                                     .as.grace.grace_ns = message->as.grace.grace_ns};
         dip_core_send(daemon->core, message->from, &drain);
     }
+    bool is_loss = message->kind == DIP_MESSAGE_LOST || message->kind == DIP_MESSAGE_GROUP_LOST;
+    if (is_loss && daemon->options.expect_ns > 0) /* most come back, or their group re-forms */
+        dip_core_expect_workers(daemon->core, now_ns + daemon->options.expect_ns);
     if (message->kind == DIP_MESSAGE_JOINED || message->kind == DIP_MESSAGE_LOST)
         dip__health_tell(daemon);
     dip__front_arm(daemon);

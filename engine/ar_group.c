@@ -59,9 +59,9 @@ static void append(struct dip_ar_engine *engine, const struct record *record,
     unsigned char *at = control->data + control->bytes;
     memset(at, 0, bytes);
     memcpy(at, record, sizeof *record);
-    if (prompt_bytes > 0)
+    if (prompt_ids)
         memcpy(at + sizeof *record, prompt_ids, prompt_bytes);
-    if (forced_bytes > 0)
+    if (forced_ids)
         memcpy(at + sizeof *record + prompt_bytes, forced_ids, forced_bytes);
     control->bytes += bytes;
 }
