@@ -1,0 +1,270 @@
+#!/usr/bin/env bash
+# tests/fault/cluster.sh - processes of a busy cluster are killed, stopped, restarted at random moments: no accepted request may be lost, no byte may differ.
+#   cluster.sh PROGRAM [--runs N] [--seed N] [--keep] [KIND...]      without KIND: those of the suite; `all`: every one
+. "$(dirname "${BASH_SOURCE[0]}")/cluster.bash"
+shift
+runs=2 seed=$RANDOM client_count=3 kinds=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --runs) runs=$2 && shift 2 ;;
+    --seed) seed=$2 && shift 2 ;;
+    --keep) trap 'kill_all; echo "kept: $work"' EXIT && shift ;;
+    *) kinds+=("$1") && shift ;;
+  esac
+done
+plain_kinds="nothing rank-0-killed rank-1-killed rank-0-stopped rank-1-stopped diffusion-killed diffusion-stopped coordinator-killed rank-restarted diffusion-restarted client-gone"
+etcd_kinds="etcd-member-killed etcd-all-killed leader-killed leader-stopped leader-restarted rolling-restart"
+if [ ${#kinds[@]} -eq 0 ]; then # those that wait for a lease cost ten seconds each: once
+  once=" leader-killed etcd-all-killed rolling-restart "
+  # shellcheck disable=SC2206  # words
+  kinds=(${plain_kinds/nothing /} etcd-member-killed etcd-all-killed leader-killed leader-restarted rolling-restart)
+elif [ "${kinds[0]}" = all ]; then
+  # shellcheck disable=SC2206  # words
+  kinds=($plain_kinds $etcd_kinds)
+fi
+if ! command -v etcd >/dev/null; then
+  echo "NOT checked: etcd is missing, so nothing is known of: $etcd_kinds"
+  for i in "${!kinds[@]}"; do [[ " $etcd_kinds " != *" ${kinds[i]} "* ]] || unset "kinds[i]"; done
+fi
+RANDOM=$seed
+echo "seed $seed"
+
+# ---- two clusters: one with a coordinator alone, one with two of them and three nodes of etcd ----
+
+topology=none
+worker_count=5 # of three ranks two make the group, the third is spare
+
+start_workers() {
+  local i
+  for i in 0 1 2; do add_rank "ar-$i" "$@"; done
+  for i in 0 1 2; do add_diffusion "diffusion-$i" "$@"; done
+}
+all_are_here() { everybody_is_ready $worker_count && [ "$(wc -l <seen)" -eq 6 ]; }
+wait_for_all() {
+  checks=$((checks + 1))
+  wait_for $patience all_are_here || complain "$1: not everybody is ready: $(cut -c 1-300 seen; cat status.err)"
+}
+
+start_plain() {
+  free_port
+  server=127.0.0.1:$free_port
+  free_port
+  http=$free_port
+  add_coordinator coordinator-a --listen "$server" --ar-tp 2 --http "127.0.0.1:$http"
+  start_workers --server "$server"
+}
+
+start_etcd() {
+  local i nodes=() urls=() clients=() peers=() all a b
+  for i in 0 1 2; do
+    free_port
+    clients+=("$free_port") urls+=("http://127.0.0.1:$free_port")
+    free_port
+    peers+=("$free_port") nodes+=("etcd-$i=http://127.0.0.1:$free_port")
+  done
+  all=$(IFS=,; echo "${nodes[*]}")
+  etcd=$(IFS=,; echo "${urls[*]}")
+  for i in 0 1 2; do add_etcd "etcd-$i" "${clients[i]}" "${peers[i]}" "$all"; done
+  free_port
+  a=127.0.0.1:$free_port
+  free_port
+  b=127.0.0.1:$free_port
+  add_coordinator coordinator-a --listen "$a" --ar-tp 2 --etcd "$etcd"
+  add_coordinator coordinator-b --listen "$b" --ar-tp 2 --etcd "$etcd"
+  server=$a,$b
+  start_workers --etcd "$etcd"
+}
+
+stop_topology() {
+  case $topology in
+    plain) end_all coordinator-a ar-{0,1,2} diffusion-{0,1,2} ;;
+    etcd)
+      end_all coordinator-{a,b} ar-{0,1,2} diffusion-{0,1,2}
+      for i in 0 1 2; do put_down etcd-$i TERM; done
+      ;;
+  esac
+  topology=none
+}
+
+use_topology() {
+  [ "$topology" = "$1" ] && return
+  stop_topology
+  rm -f ./*.out ./*.err
+  see_at=
+  topology=$1
+  "start_$1"
+  wait_for_all "start of the $1 cluster"
+  [ "$failures" -eq 0 ] || { finish; exit 1; } # every fault would fail for the same reason
+}
+
+# The member that leads now.
+leader() {
+  local address name
+  wait_for $patience see
+  address=$(field leader <status.json)
+  for name in coordinator-a coordinator-b; do [[ " ${words[$name]} " != *" --listen $address "* ]] || echo $name; done
+}
+other() { [ "$1" = coordinator-a ] && echo coordinator-b || echo coordinator-a; }
+
+# ---- the faults; each leaves everybody alive and sets $at, the moment of the blow ----
+
+blow() { at=$(now_ms); }
+kill_and_revive() {
+  blow
+  put_down "$1" KILL
+  pause 0 600
+  revive "$1"
+}
+stop_for() { # NAME MILLISECONDS_FROM TO
+  blow
+  kill -STOP "${pids[$1]}"
+  pause "$2" "$3"
+  kill -CONT "${pids[$1]}"
+}
+restart() {
+  blow
+  put_down "$1" TERM
+  same "$kind: $1 ends when asked" 0 "$ended"
+  pause 0 300
+  revive "$1"
+}
+everybody_asks() {
+  checks=$((checks + 1))
+  wait_for $patience everybody_has_asked_since "$at" || complain "$kind, run $run: requests stand still: $(tail -n 1 history.*; tail -n 20 troubles; cut -c 1-300 seen)"
+}
+
+strike_nothing() { blow; }
+strike_rank-0-killed() { see && kill_and_revive "$(rank_name 0)"; }
+strike_rank-1-killed() { see && kill_and_revive "$(rank_name 1)"; }
+strike_rank-0-stopped() { see && stop_for "$(rank_name 0)" 300 3000; }
+strike_rank-1-stopped() { see && stop_for "$(rank_name 1)" 300 3000; }
+strike_diffusion-killed() { kill_and_revive diffusion-$((RANDOM % 3)); }
+strike_diffusion-stopped() { stop_for diffusion-$((RANDOM % 3)) 300 3000; }
+strike_coordinator-killed() { kill_and_revive coordinator-a; }
+strike_rank-restarted() { see && restart "$(rank_name $((RANDOM % 2)))"; }
+strike_diffusion-restarted() { restart diffusion-$((RANDOM % 3)); }
+
+strike_leader-killed() {
+  local was
+  was=$(leader)
+  blow
+  put_down "$was" KILL
+  everybody_asks
+  same "$kind: who leads" "$(other "$was")" "$(leader)"
+  revive "$was"
+}
+strike_leader-stopped() { # longer than its lease lives
+  local was
+  was=$(leader)
+  blow
+  kill -STOP "${pids[$was]}"
+  everybody_asks
+  same "$kind: who leads" "$(other "$was")" "$(leader)"
+  kill -CONT "${pids[$was]}"
+}
+strike_leader-restarted() {
+  local was
+  was=$(leader)
+  restart "$was"
+  everybody_asks
+}
+strike_etcd-member-killed() {
+  local victim=etcd-$((RANDOM % 3))
+  blow
+  put_down $victim KILL
+  everybody_asks
+  revive $victim
+}
+strike_etcd-all-killed() { # longer than any lease lives, every second time
+  local i
+  blow
+  for i in 0 1 2; do put_down etcd-$i KILL; done
+  pause 500 $((run % 2 ? 3000 : 14000))
+  everybody_asks
+  for i in 0 1 2; do revive etcd-$i; done
+}
+strike_rolling-restart() {
+  local name first
+  first=$(now_ms)
+  for name in diffusion-{0,1,2} ar-{0,1,2} coordinator-{a,b} etcd-{0,1,2}; do
+    wait_for_all "$kind, before $name"
+    if [[ $name = etcd-* ]]; then
+      put_down "$name" TERM
+      revive "$name"
+    else
+      restart "$name"
+    fi
+  done
+  at=$first
+}
+
+# Three who ask for a long work and are gone at once: the work is dropped, not done.
+steps_total() { see && grep -E '"role": "diffusion"' seen | grep -oE '"steps_total": [0-9]+' | awk '{n += $2} END {print n}'; }
+strike_client-gone() {
+  local before after i gone=()
+  before=$(steps_total)
+  for i in 1 2 3; do
+    setpriv --pdeathsig KILL "$diptych" generate --server "$server" --seed "$i" --steps 1000 -n 16 -o "gone-$i.png" x >/dev/null 2>&1 </dev/null &
+    gone+=($!)
+  done
+  pause 50 700
+  blow
+  kill -KILL "${gone[@]}"
+  wait "${gone[@]}" 2>/dev/null
+  checks=$((checks + 2))
+  wait_for $patience nothing_is_left || complain "$kind, run $run: slots stay busy: $(cut -c 1-300 seen)"
+  recovered=$(($(now_ms) - at))
+  after=$(steps_total)
+  [ $((after - before)) -lt 40000 ] || complain "$kind, run $run: $((after - before)) of 48000 steps were done for nobody"
+}
+
+# ---- runs ----
+
+replays() { # of the one coordinator; nothing where there are two
+  [ "$topology" = plain ] || return 0
+  sleep 0.6 # a page is at most half a second old
+  exec 3<>"/dev/tcp/127.0.0.1/$http" && printf 'GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&3 &&
+    sed -n 's/^diptych_replays_total \([0-9]*\).*/\1/p' <&3
+}
+
+run_kind() {
+  local count=$runs before
+  [[ "${once:-}" != *" $kind "* ]] || count=1
+  if [[ " $plain_kinds " = *" $kind "* ]]; then use_topology plain; else use_topology etcd; fi
+  # A coordinator that is killed between the end of a request and its log line takes that line along.
+  case $kind in coordinator-killed | leader-killed) is_log_whole=no ;; *) is_log_whole=yes ;; esac
+  : >troubles
+  : >recovered.txt
+  before=$(replays)
+  [ "$kind" = client-gone ] || start_clients "$client_count"
+  for run in $(seq "$count"); do
+    wait_for_all "$kind, run $run"
+    pause 0 700
+    recovered=
+    "strike_$kind" || complain "$kind, run $run: could not strike: $(cat status.err; cut -c 1-300 seen)"
+    if [ "$kind" != client-gone ]; then
+      everybody_asks
+      recovered=$(recovery "$at")
+    fi
+    echo "$recovered" >>recovered.txt
+  done
+  wait_for_all "$kind, afterwards"
+  asked=0 equal=0 refused=0 bad=0
+  if [ "$kind" != client-gone ]; then
+    stop_clients
+    judge "$kind"
+  fi
+  checks=$((checks + 1))
+  wait_for $patience nothing_is_left || complain "$kind: slots stay busy: $(cut -c 1-300 seen)"
+  local replayed
+  replayed=$(replays)
+  [ "$kind" != coordinator-killed ] || before=0
+  printf '| %-20s | %4d | %8d | %4d | %5d | %7d | %7s | %6.2f | %6.2f |\n' "$kind" "$count" "$asked" "$bad" "$equal" "$refused" \
+    "${replayed:+$((replayed - before))}" "$(middle <recovered.txt | awk '{print $1 / 1000}')" "$(sort -n recovered.txt | tail -n 1 | awk '{print $1 / 1000}')"
+}
+
+expect_bytes
+printf '| %-20s | %4s | %8s | %4s | %5s | %7s | %7s | %6s | %6s |\n' fault runs requests lost equal refused replays median max
+for kind in "${kinds[@]}"; do run_kind; done
+stop_topology
+finish
