@@ -240,7 +240,10 @@ static void end_some(struct up *up, bool is_coordinator, int64_t grace_ns)
                 continue;
             if (!is_told)
                 dip__child_signal(child, number);
-            (void)dip__child_has_ended(child, &status);
+            if (dip__child_has_ended(child, &status) && status != 0 && !up->is_over) {
+                print_end(child, status, 0);
+                up->code = EXIT_FAILED; /* it was to finish what it had */
+            }
         }
         is_told = true;
         hear(up); /* or they would wait for somebody to listen */
