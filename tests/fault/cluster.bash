@@ -5,7 +5,7 @@ trap 'kill_all; rm -rf "$work"' EXIT
 export DIPTYCH_MODEL=$tiny DIPTYCH_THREADS=1
 cluster=fault-$$ # in every command line: nobody of ours can hide
 patience=60      # seconds that anything may take on a machine that does other things, too
-declare -A words=() pids=()
+declare -A words=() pids=() where=() # where: what runs it in a network of its own
 declare -a ports=() clients=()
 
 kill_all() {
@@ -46,7 +46,7 @@ member() {
 }
 revive() {
   # shellcheck disable=SC2086  # words
-  setpriv --pdeathsig KILL ${words[$1]} >>"$1.out" 2>>"$1.err" </dev/null &
+  setpriv --pdeathsig KILL ${where[$1]:-} ${words[$1]} >>"$1.out" 2>>"$1.err" </dev/null &
   pids[$1]=$!
 }
 # put_down NAME SIGNAL: and waits for its end; leaves its status in $ended

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# tests/fault/cluster_net.sh - each member a host of its own, in a network namespace: connections between pairs of roles are cut and heal while clients ask on.
+#   cluster_net.sh PROGRAM [--runs N] [--seed N]
+if [ -z "${FAULT_NET:-}" ]; then # in a network and mounts of our own: nothing outlives this script
+  unshare --net --mount true 2>/dev/null && command -v ip >/dev/null ||
+    { echo "NOT checked: this user may not make network namespaces, so no connection is cut"; exit 0; }
+  FAULT_NET=1 exec unshare --net --mount --propagation private bash "${BASH_SOURCE[0]}" "$@"
+fi
+. "$(dirname "${BASH_SOURCE[0]}")/cluster.bash"
+shift
+runs=1 seed=$RANDOM
+while [ $# -gt 0 ]; do
+  case $1 in
+    --runs) runs=$2 ;;
+    --seed) seed=$2 ;;
+  esac
+  shift 2
+done
+RANDOM=$seed
+echo "seed $seed"
+
+# ---- hosts on one bridge; the clients are this script's own host ----
+
+mkdir -p /run/netns
+mount -t tmpfs tmpfs /run/netns
+ip link set lo up
+ip link add hub type bridge
+ip addr add 10.77.0.1/24 dev hub
+ip link set hub up
+declare -A ip_of=([client]=10.77.0.1)
+next_ip=2
+add_host() {
+  ip_of[$1]=10.77.0.$next_ip
+  ip netns add "$1"
+  ip link add "v$next_ip" type veth peer name eth0 netns "$1"
+  ip link set "v$next_ip" master hub up
+  ip -n "$1" addr add "${ip_of[$1]}/24" dev eth0
+  ip -n "$1" link set eth0 up
+  ip -n "$1" link set lo up
+  where[$1]="nsenter --net=/run/netns/$1"
+  next_ip=$((next_ip + 1))
+}
+at_host() { if [ "$1" = client ]; then ip "${@:2}"; else ip -n "$@"; fi; }
+# one_way add|del FROM TO: what FROM sends does not arrive
+one_way() { at_host "$2" route "$1" blackhole "${ip_of[$3]}/32"; }
+cut_both() { one_way "$1" "$2" "$3" && one_way "$1" "$3" "$2"; }
+
+for name in coordinator-a ar-0 ar-1 ar-2 diffusion-0 diffusion-1 diffusion-2; do add_host $name; done
+server=${ip_of[coordinator-a]}:7000
+add_coordinator coordinator-a --listen "$server" --ar-tp 2 --insecure
+for i in 0 1 2; do add_rank "ar-$i" --server "$server" --listen "${ip_of[ar-$i]}:0" --group-address "${ip_of[ar-$i]}" --host-id "host-$i"; done
+for i in 0 1 2; do add_diffusion "diffusion-$i" --server "$server" --listen "${ip_of[diffusion-$i]}:0"; done
+
+all_are_here() { everybody_is_ready 5 && [ "$(wc -l <seen)" -eq 6 ]; }
+wait_for_all() {
+  checks=$((checks + 1))
+  wait_for $patience all_are_here || complain "$1: not everybody is ready: $(cut -c 1-300 seen; cat status.err; tail -n 3 ./*.err)"
+}
+
+# cut_for WAYS FROM TO: for some seconds, longer than a member may be silent
+cut_for() {
+  at=$(now_ms)
+  if [ "$1" = both ]; then cut_both add "$2" "$3"; else one_way add "$2" "$3"; fi || complain "$kind: cannot cut"
+  pause 500 4000
+  if [ "$1" = both ]; then cut_both del "$2" "$3"; else one_way del "$2" "$3"; fi || complain "$kind: cannot heal"
+}
+strike() {
+  local drawn=diffusion-$((RANDOM % 3)) rank=$((RANDOM % 2))
+  see
+  case $kind in
+    coordinator-diffusion) cut_for both coordinator-a "$drawn" ;;
+    coordinator-diffusion-one-way) cut_for one "$drawn" coordinator-a ;;
+    coordinator-rank) cut_for both coordinator-a "$(rank_name $rank)" ;;
+    coordinator-rank-one-way) cut_for one "$(rank_name $rank)" coordinator-a ;;
+    rank-rank) cut_for both "$(rank_name 0)" "$(rank_name 1)" ;;
+    rank-diffusion) cut_for both "$(rank_name 0)" "$drawn" ;;
+    client-coordinator) cut_for both client coordinator-a ;;
+  esac
+}
+
+expect_bytes
+wait_for_all "start"
+[ "$failures" -eq 0 ] || { finish; exit 1; }
+printf '| %-30s | %4s | %8s | %4s | %5s | %7s | %6s | %6s |\n' "cut between" runs requests lost equal refused median max
+for kind in coordinator-diffusion coordinator-diffusion-one-way coordinator-rank coordinator-rank-one-way rank-rank rank-diffusion client-coordinator; do
+  : >troubles
+  : >recovered.txt
+  start_clients 3
+  for run in $(seq "$runs"); do
+    wait_for_all "$kind, run $run"
+    pause 0 700
+    strike
+    checks=$((checks + 1))
+    wait_for $((2 * patience)) everybody_has_asked_since "$at" || complain "$kind, run $run: requests stand still: $(tail -n 1 history.*; cut -c 1-300 seen)"
+    recovery "$at" >>recovered.txt
+  done
+  wait_for_all "$kind, afterwards"
+  stop_clients
+  judge "$kind"
+  checks=$((checks + 1))
+  wait_for $patience nothing_is_left || complain "$kind: slots stay busy: $(cut -c 1-300 seen)"
+  printf '| %-30s | %4d | %8d | %4d | %5d | %7d | %6.2f | %6.2f |\n' "$kind" "$runs" "$asked" "$bad" "$equal" "$refused" \
+    "$(middle <recovered.txt | awk '{print $1 / 1000}')" "$(sort -n recovered.txt | tail -n 1 | awk '{print $1 / 1000}')"
+done
+end_all coordinator-a ar-{0,1,2} diffusion-{0,1,2}
+finish
