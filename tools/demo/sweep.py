@@ -25,8 +25,9 @@ SCORE = Path(__file__).resolve().parent / "score"
 sys.path.insert(0, str(SCORE))
 import score  # noqa: E402
 
-GUIDANCES = (1, 1.5, 2, 2.5, 3, 4)
-STEPS = (4, 6, 8, 10, 14, 20, 30)
+# The outer values are where pictures must break; without them a flat curve could as well be an option that does nothing.
+GUIDANCES = (0, 0.5, 1, 1.5, 2, 2.5, 3, 4, 8, 16)
+STEPS = (1, 2, 3, 4, 6, 8, 10, 14, 20, 30)
 
 
 def sharpness(image):
@@ -55,6 +56,9 @@ def plot(series, drawn, settings, count, out):
         x = [row["value"] for row in rows]
         axis.plot(x, [row["score"] for row in rows], "o-", color="tab:blue")
         axis.set_xlabel(f"{option} (the checkpoint's own: {settings[option]})")
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xticks(x, [str(v) for v in x], fontsize=7)
+        axis.minorticks_off()
         axis.set_ylabel("score", color="tab:blue")
         axis.set_ylim(0, 1)
         other = axis.twinx()
