@@ -77,7 +77,7 @@ static int threads_of(const struct up *up, const struct child *child)
     int count = 0;
     for (int i = 0; i < up->child_count; i++)
         count += up->children[i].role == child->role;
-    int threads = dip_cpu_count() / count;
+    int threads = count > 0 ? dip_cpu_count() / count : 1;
     return threads > 1 ? threads : 1;
 }
 

@@ -90,7 +90,7 @@ static void become(const struct child_start *start, pid_t parent, int output)
         snprintf(threads, sizeof threads, "%d", start->threads);
         setenv("DIPTYCH_THREADS", threads, 1);
     }
-    for (int i = 0; start->words[i] && i < WORDS_MAX; i++)
+    for (int i = 0; i < WORDS_MAX && start->words[i]; i++)
         argv[i + 1] = strdup(start->words[i]);
     execv("/proc/self/exe", argv);
     fprintf(stderr, "error: cannot start %s: %s\n", start->words[0], strerror(errno));

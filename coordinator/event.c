@@ -245,7 +245,8 @@ static void on_preview(struct record *record, const struct dip_update *update)
     if (image->preview.data)
         record->daemon->stats.previews_dropped++;
     free(image->preview.data);
-    image->preview = (struct dip_payload){copy, png->bytes};
+    image->preview.data = copy;
+    image->preview.bytes = png->bytes;
     image->preview_index = index;
     image->preview_width = update->picture->width;
     image->preview_height = update->picture->height;
