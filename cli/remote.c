@@ -61,7 +61,8 @@ static enum dip_status take_texts(const struct options *o, struct dip_why *why,
 enum dip_status dip__remote_open(const struct options *options, int64_t timeout_s,
                                  struct dip_why *why, struct remote *ret_remote)
 {
-    struct remote remote = {.tls_name = options->tls_name};
+    struct remote remote = {.tls_name = options->tls_name,
+                            .has_certificate = options->tls_cert != NULL};
     if (dip__is_given(options, &options->timeout))
         timeout_s = options->timeout;
     remote.deadline_ns = dip_clock_now_ns() + timeout_s * DIP_SECOND_NS;
@@ -360,13 +361,42 @@ static enum exit_code exit_of(const struct remote_end *end)
     }
 }
 
+static bool says(const struct remote_end *end, const char *const *words, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcasestr(end->message, words[i]))
+            return true;
+    return false;
+}
+
+/* A server that does not like how we come only hangs up; what we lack is known here alone. */
+static const char *reach_fix(const struct remote *remote, const struct remote_end *end)
+{
+    static const char *const hung_up[] = {"socket closed", "reset", "broken pipe", "alert"};
+    static const char *const unverified[] = {"verif", "hostname", "peer name", "peer check"};
+    static const char *const not_tls[] = {"wrong version", "wrong_version", "http_request"};
+    if (remote->tls && says(end, not_tls, sizeof not_tls / sizeof not_tls[0]))
+        return "it seems to speak plaintext: leave out --tls-ca, or give it a TLS certificate";
+    if (remote->tls && says(end, unverified, sizeof unverified / sizeof unverified[0]))
+        return "its certificate must lead to a root in --tls-ca and bear the host's name, or that "
+               "of --tls-name";
+    bool was_refused = strstr(end->message, "failed to connect") &&
+                       says(end, hung_up, sizeof hung_up / sizeof hung_up[0]);
+    if (!was_refused)
+        return "check the address and that it runs; diptych up starts a cluster here";
+    if (!remote->tls)
+        return "it hung up: if it wants TLS, give --tls-ca, and --tls-cert and --tls-key if it "
+               "asks for a certificate";
+    if (!remote->has_certificate)
+        return "it hung up: if it asks for a certificate, give --tls-cert and --tls-key";
+    return "it hung up: the certificate of --tls-cert must lead to a root that it trusts";
+}
+
 static void print_unexplained(const struct remote *remote, const struct remote_end *end)
 {
     if (end->code == DIP_RPC_UNAVAILABLE)
-        fprintf(stderr,
-                "error: cannot reach a coordinator at %s (%s)\n"
-                "  fix: check the address and that it runs; diptych up starts a cluster here\n",
-                remote->target, end->message);
+        fprintf(stderr, "error: cannot reach a coordinator at %s (%s)\n  fix: %s\n", remote->target,
+                end->message, reach_fix(remote, end));
     else if (end->code == DIP_RPC_DEADLINE_EXCEEDED)
         fprintf(stderr,
                 "error: %s did not finish in time\n  fix: give it more time with --timeout\n",

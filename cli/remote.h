@@ -20,6 +20,7 @@ struct remote {
     struct dip_rpc_channel *channel;
     struct dip_rpc_tls *tls;
     const char *tls_name;
+    bool has_certificate;                                  /* of our own */
     char servers[REMOTE_SERVERS_MAX][REMOTE_TARGET_BYTES]; /* as the user named them */
     int server_count, server;                              /* the last of them that was tried */
     char target[REMOTE_TARGET_BYTES];                      /* in use: one of them, or the leader */
