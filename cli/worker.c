@@ -92,6 +92,7 @@ static enum dip_status start(struct worker *w, struct dip_why *why)
                        : o->etcd ? NULL
                                  : REMOTE_SERVER_DEFAULT,
         .tls = w->tls,
+        .tls_name = o->tls_name,
         .ar_group = o->ar_rank,
         .group_address = o->group_address,
         .ar_slots = (int)o->ar_slots,

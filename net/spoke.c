@@ -135,6 +135,7 @@ enum dip_status dip_spoke_new(const struct dip_spoke_options *options, struct di
         return DIP_NO_MEMORY;
     spoke->endpoint = (struct dip_endpoint){.ops = &ops, .address = DIP_SPOKE_SELF};
     spoke->options = *options;
+    spoke->options.tls_name = NULL;
     if (spoke->options.hinge_timeout_ns <= 0)
         spoke->options.hinge_timeout_ns = 30 * DIP_SECOND_NS;
     snprintf(spoke->cluster_id, sizeof spoke->cluster_id, "%s",
@@ -145,7 +146,9 @@ enum dip_status dip_spoke_new(const struct dip_spoke_options *options, struct di
     }
     if (options->token)
         snprintf(spoke->authorization, sizeof spoke->authorization, "Bearer %s", options->token);
-    enum dip_status status = reserve(spoke);
+    if (options->tls_name)
+        spoke->options.tls_name = spoke->tls_name = strdup(options->tls_name);
+    enum dip_status status = options->tls_name && !spoke->tls_name ? DIP_NO_MEMORY : reserve(spoke);
     if (status) {
         dip_spoke_free(spoke);
         return status;
@@ -183,6 +186,7 @@ void dip_spoke_free(struct dip_spoke *spoke)
     dip_wire_reader_free(spoke->reader);
     free(spoke->hand_overs);
     free(spoke->frames);
+    free(spoke->tls_name);
     free(spoke);
 }
 

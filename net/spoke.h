@@ -28,6 +28,8 @@ enum { DIP_SPOKE_COORDINATOR = 0, DIP_SPOKE_SELF = 1 }; /* addresses; others are
 struct dip_spoke_options {
     struct dip_rpc_loop *loop;
     const struct dip_rpc_tls *tls; /* NULL = plaintext */
+    const char *tls_name; /* in the coordinator's and other workers' certificates; NULL = their
+                             host. Copied. */
     struct dip_member_facts facts; /* what hello says */
     const char *cluster_id;        /* NULL = any */
     /* Shown to the coordinator and to other workers, and asked of whoever brings a hinge; NULL =

@@ -88,6 +88,7 @@ struct dip_spoke {
     struct dip_spoke_options options;
     char cluster_id[129];
     char authorization[SPOKE_TOKEN_BYTES]; /* "Bearer ..."; "" = none */
+    char *tls_name;                        /* options.tls_name */
     struct dip_mailbox *inbox;             /* struct dip_message, to the device thread */
     struct dip_mailbox *outbox;            /* struct spoke_out */
     struct dip_mailbox *hinges;            /* struct spoke_out: they do not wait behind events */

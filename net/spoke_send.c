@@ -69,6 +69,7 @@ static struct peer *peer_open(struct dip_spoke *spoke, const char *target)
     struct dip_rpc_channel_options options = {.loop = spoke->options.loop,
                                               .target = target,
                                               .tls = spoke->options.tls,
+                                              .tls_name = spoke->options.tls_name,
                                               .keepalive_timeout_ns = 5 * DIP_SECOND_NS,
                                               .backoff_ns_min = PAUSE_NS_MIN,
                                               .backoff_ns_max = PAUSE_NS_MAX};

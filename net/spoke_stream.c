@@ -375,6 +375,7 @@ static enum dip_status open_call(struct dip_spoke *spoke, struct dip_why *why)
             &(struct dip_rpc_channel_options){.loop = spoke->options.loop,
                                               .target = spoke->target,
                                               .tls = spoke->options.tls,
+                                              .tls_name = spoke->options.tls_name,
                                               .keepalive_timeout_ns = 5 * DIP_SECOND_NS,
                                               .backoff_ns_min = PAUSE_NS_MIN,
                                               .backoff_ns_max = PAUSE_NS_MAX / 2},

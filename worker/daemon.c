@@ -154,6 +154,7 @@ static enum dip_status spoke_open(struct dip_worker_daemon *d)
     struct dip_spoke_options options = {
         .loop = d->loop,
         .tls = o->tls,
+        .tls_name = o->tls_name,
         .facts = d->facts,
         .cluster_id = o->cluster_id,
         .token = o->token,

@@ -38,6 +38,7 @@ struct dip_worker_daemon_options {
     const char *coordinator; /* "host:port" of the leader; NULL = set later */
     const char *token;       /* shown to the coordinator and between workers; NULL = none */
     const struct dip_rpc_tls *tls; /* for what it serves and what it calls; NULL = plaintext */
+    const char *tls_name; /* in the certificates of those that it calls; NULL = their host */
 
     /* How much it holds; 0 = the default in brackets. */
     int ar_slots;            /* [4] */

@@ -47,6 +47,7 @@ certify server root $own
 certify worker root $own
 certify client root DNS:client
 certify intruder stranger $own
+certify named root DNS:cluster.test
 
 # daemon NAME WORDS...: leaves $pid
 daemon() {
@@ -64,11 +65,12 @@ coordinator() {
   daemon "$name" coordinator --tls-cert "$certificate.pem" --tls-key "$certificate.key" --tls-ca root.pem "$@"
   server=$(sed -n 's/^coordinator: listening on //p' "$name.out" | head -n 1)
 }
-# worker NAME ROLE WORDS...
+# worker NAME ROLE WORDS...: with $worker's certificate
+worker=worker
 worker() {
   local name=$1 role=$2
   shift 2
-  daemon "$name" worker --role "$role" --threads 1 --server "$server" --tls-cert worker.pem --tls-key worker.key --tls-ca root.pem "$@"
+  daemon "$name" worker --role "$role" --threads 1 --server "$server" --tls-cert $worker.pem --tls-key $worker.key --tls-ca root.pem "$@"
 }
 us=(--tls-ca root.pem --tls-cert client.pem --tls-key client.key)
 shows() { "$diptych" status --server "$server" "${us[@]}" 2>/dev/null | grep -qE "$1"; }
@@ -159,6 +161,15 @@ worker guest diffusion --token word-of-team-a
 expect "a client's token for a worker" grep -qE "PERMISSION_DENIED|ROLE_REQUIRED|scope" guest.log
 checks=$((checks + 1))
 ! guarded_shows "^guest " || complain "a client's token made a worker"
+
+# ---- one name in all certificates instead of many addresses ----
+coordinator fourth named
+worker=named
+worker ours ar --tls-name cluster.test
+worker yours diffusion --tls-name cluster.test
+us+=(--tls-name cluster.test)
+for member in ours yours; do expect "$member is not ready" shows "^$member .* ready"; done
+same "with --tls-name" "$(embedded --seed 9 elk)" "$(remote --seed 9 elk)"
 
 # ---- a client with TLS and a coordinator without ----
 daemon plain coordinator
