@@ -242,7 +242,10 @@ bool dip__remote_may_retry(struct remote *remote, const struct remote_end *end,
     int attempts_max = retry->attempts_max ? retry->attempts_max
                        : is_several        ? REMOTE_RETURNS_MAX
                                            : REMOTE_ATTEMPTS_MAX;
-    if (end->code != DIP_RPC_UNAVAILABLE || is_refusal_final || ++retry->attempts >= attempts_max)
+    /* A server that stops cancels what came too late for a word of its own. */
+    bool is_away =
+        end->code == DIP_RPC_UNAVAILABLE || (end->code == DIP_RPC_CANCELLED && !end->has_error);
+    if (!is_away || is_refusal_final || ++retry->attempts >= attempts_max)
         return false;
     const char *leader = leader_of(end);
     if (leader && move_to(remote, leader)) {
