@@ -85,8 +85,10 @@ see() {
 of() { grep -F "{\"name\": \"$1\"," seen | field "$2"; }
 # everybody_is_ready COUNT: the coordinator serves, and so many workers stand ready
 everybody_is_ready() { see && [ "$(grep -c '"state": "ready"' seen)" -ge "$1" ]; }
-# rank_name RANK: who is it now
-rank_name() { grep -E "\"group\": \"g[^\"]*\", \"rank\": $1," seen | grep '"state": "ready"' | field name; }
+# rank_name RANK: who is it, once the group stands
+rank_name() { wait_for $patience has_rank "$1" && find_rank "$1"; }
+has_rank() { see && [ -n "$(find_rank "$1")" ]; }
+find_rank() { grep -E "\"group\": \"g[^\"]*\", \"rank\": $1," seen | grep '"state": "ready"' | field name; }
 # nothing_is_left: no slot busy, nothing queued, nothing running
 nothing_is_left() {
   see && ! grep -qE '"slots_busy": [1-9]' seen && ! grep -qE '"(queued|running)": [1-9]' status.json

@@ -134,14 +134,14 @@ everybody_asks() {
 }
 
 strike_nothing() { blow; }
-strike_rank-0-killed() { see && kill_and_revive "$(rank_name 0)"; }
-strike_rank-1-killed() { see && kill_and_revive "$(rank_name 1)"; }
-strike_rank-0-stopped() { see && stop_for "$(rank_name 0)" 300 3000; }
-strike_rank-1-stopped() { see && stop_for "$(rank_name 1)" 300 3000; }
+strike_rank-0-killed() { kill_and_revive "$(rank_name 0)"; }
+strike_rank-1-killed() { kill_and_revive "$(rank_name 1)"; }
+strike_rank-0-stopped() { stop_for "$(rank_name 0)" 300 3000; }
+strike_rank-1-stopped() { stop_for "$(rank_name 1)" 300 3000; }
 strike_diffusion-killed() { kill_and_revive diffusion-$((RANDOM % 3)); }
 strike_diffusion-stopped() { stop_for diffusion-$((RANDOM % 3)) 300 3000; }
 strike_coordinator-killed() { kill_and_revive coordinator-a; }
-strike_rank-restarted() { see && restart "$(rank_name $((RANDOM % 2)))"; }
+strike_rank-restarted() { restart "$(rank_name $((RANDOM % 2)))"; }
 strike_diffusion-restarted() { restart diffusion-$((RANDOM % 3)); }
 
 strike_leader-killed() {

@@ -66,7 +66,6 @@ cut_for() {
 }
 strike() {
   local drawn=diffusion-$((RANDOM % 3)) rank=$((RANDOM % 2))
-  see
   case $kind in
     coordinator-diffusion) cut_for both coordinator-a "$drawn" ;;
     coordinator-diffusion-one-way) cut_for one "$drawn" coordinator-a ;;
