@@ -27,4 +27,5 @@ enum {
     DIP_IMAGE_EDGE_MAX = 8192,
     DIP_THREADS_MAX = 256,
     DIP_SLOTS_MAX = 256,
+    DIP_GPUS_MAX = 64, /* of one machine */
 };

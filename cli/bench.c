@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "cli/bench_control.h"
 #include "cli/cli.h"
+#include "cli/device.h"
 #include "cli/json.h"
 #include "engine/engine.h"
 
@@ -130,8 +131,7 @@ enum exit_code dip__bench(const struct arguments *arguments)
     struct dip_why why = {0};
     char directory[DIP_PATH_BYTES_MAX];
     struct report report = {.is_json = o->json, .json = {.out = stdout}};
-    struct dip_bench_options bench = {.backend = o->backend,
-                                      .threads = (int)o->threads,
+    struct dip_bench_options bench = {.device = dip__device_options(o),
                                       .row_ns = ROW_NS,
                                       .on_machine = on_machine,
                                       .on_row = on_row,

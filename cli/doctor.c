@@ -16,6 +16,7 @@
 #include "base/mailbox.h"
 #include "base/pool.h"
 #include "cli/cli.h"
+#include "cli/device.h"
 #include "cli/local.h"
 
 struct doctor {
@@ -54,7 +55,7 @@ static void check_cpu(struct doctor *d)
     say(is_fast ? "ok" : "note", "cpu", "x86-64%s%s%s%s%s",
         __builtin_cpu_supports("avx2") ? ", AVX2" : "",
         __builtin_cpu_supports("fma") ? ", FMA" : "",
-        __builtin_cpu_supports("avx512f") ? ", AVX-512 (not used)" : "",
+        __builtin_cpu_supports("avx512f") ? ", AVX-512" : "",
         is_fast ? "" : "; without AVX2 and FMA the plain kernels run,",
         is_fast ? "" : " many times slower");
 #else
@@ -102,17 +103,43 @@ static void check_libraries(struct doctor *d)
         png_get_libpng_ver(NULL));
 }
 
+/* What is there for the CUDA backend. Its absence is a problem only to who asked for it. */
+static void check_gpu(struct doctor *d)
+{
+    struct dip_why why = {0};
+    struct dip_device_report r = {0};
+    struct dip_device_options options = dip__device_options(d->options);
+    if (strcmp(d->options->backend, "cpu") == 0)
+        return;
+    enum dip_status status = dip_device_probe(&options, &why, &r);
+    if (r.has_plugin)
+        say("ok", "cuda", "plug-in with %s; CUDA %s, driver for %s", r.features,
+            r.runtime[0] ? r.runtime : "?", r.driver[0] ? r.driver : "none");
+    if (!status) {
+        say("ok", "gpu", "%s; %.1f of %.1f GiB free; %d in this machine", r.device,
+            (double)r.memory_free_bytes / (1 << 30), (double)r.memory_bytes / (1 << 30),
+            r.device_count);
+        return;
+    }
+    say("note", "gpu", "%s", why.text);
+    say("", "", "fix: %s",
+        !r.has_driver   ? "to use a GPU, install NVIDIA's driver (580 or newer, for CUDA 13)"
+        : !r.has_plugin ? "build where a CUDA 13 toolkit is, put libdiptych-cuda.so beside the "
+                          "program, and cuBLAS and NCCL where the loader looks"
+                        : "update NVIDIA's driver, or give --device one of the GPUs there are");
+}
+
 static void check_backend(struct doctor *d)
 {
     struct dip_why why = {0};
     struct dip_device *device = NULL;
-    struct dip_device_options options = {.backend = d->options->backend,
-                                         .threads = (int)d->options->threads};
+    struct dip_device_options options = dip__device_options(d->options);
     if (dip_device_open(&options, &why, &device))
         problem(d, "backend", why.text, "use --backend cpu");
     else
-        say("ok", "backend", "%s (%s), %d threads", dip_device_backend(device),
-            dip_device_class(device), dip_device_threads(device));
+        say("ok", "backend", "%s (%s), %d threads, activations in %s", dip_device_backend(device),
+            dip_device_class(device), dip_device_threads(device),
+            dip_dtype_name(dip_device_activation(device)));
     dip_device_close(device);
 }
 
@@ -195,8 +222,8 @@ static enum dip_status make_image(const struct doctor *d, struct dip_local *loca
     struct dip_resolved resolved = {0};
     uint64_t request_id = 0;
     DIP_TRY(dip_request_resolve(&request, &model, why, &resolved));
-    enum dip_status status =
-        dip__local_start(local, &resolved, d->options->backend, (int)d->options->threads, why);
+    struct dip_device_options device = dip__device_options(d->options);
+    enum dip_status status = dip__local_start(local, &resolved, &device, why);
     if (!status)
         status = dip_coordinator_submit(dip__local_coordinator(local), &resolved, on_update, trial,
                                         &request_id);
@@ -235,6 +262,7 @@ enum exit_code dip__doctor(const struct arguments *arguments)
     say("ok", "program", "diptych %s", DIP_VERSION);
     check_cpu(&d);
     check_libraries(&d);
+    check_gpu(&d);
     check_backend(&d);
     check_folder(&d);
     struct dip_local *local = check_model(&d);

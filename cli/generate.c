@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "cli/device.h"
 #include "cli/paths.h"
 #include "cli/signals.h"
 
@@ -162,8 +163,8 @@ static enum dip_status run(struct generation *g, struct dip_local *local)
     struct dip_resolved resolved = {0};
     DIP_TRY(resolve(g, local, &resolved));
     g->is_begun = true;
-    enum dip_status status =
-        dip__local_start(local, &resolved, g->options->backend, (int)g->options->threads, &g->why);
+    struct dip_device_options device = dip__device_options(g->options);
+    enum dip_status status = dip__local_start(local, &resolved, &device, &g->why);
     if (status)
         goto out;
     g->ready_ns = dip_clock_now_ns();

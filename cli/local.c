@@ -76,7 +76,7 @@ static struct dip_worker_options worker_options(struct dip_local *local,
 }
 
 enum dip_status dip__local_start(struct dip_local *local, const struct dip_resolved *resolved,
-                                 const char *backend, int threads, struct dip_why *why)
+                                 const struct dip_device_options *device, struct dip_why *why)
 {
     enum dip_status status =
         dip_local_net_new(sizeof(struct dip_message), INBOX_MESSAGES, ADDRESSES, &local->net);
@@ -91,8 +91,7 @@ enum dip_status dip__local_start(struct dip_local *local, const struct dip_resol
                    .attempt_count_max = 3}};
     DIP_TRY(dip_coordinator_start(&options, why, &local->coordinator));
     struct dip_worker_options worker = worker_options(local, resolved);
-    worker.backend = backend;
-    worker.threads = threads;
+    worker.device = *device;
     local->model = NULL;
     return dip_worker_start(&worker, why, &local->worker);
 }

@@ -20,7 +20,7 @@ uint64_t dip__local_weights_bytes(const struct dip_local *local);
  * to the worker from here on: the three calls above are over. */
 DIP_MUST_USE enum dip_status dip__local_start(struct dip_local *local,
                                               const struct dip_resolved *resolved,
-                                              const char *backend, int threads,
+                                              const struct dip_device_options *device,
                                               struct dip_why *why);
 struct dip_coordinator *dip__local_coordinator(struct dip_local *local);
 const struct dip_worker *dip__local_worker(const struct dip_local *local);

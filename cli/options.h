@@ -56,11 +56,12 @@ enum { OPTION_COUNT_MAX = 96, OPERANDS_MAX = 1 };
 /* Values, and whether the user gave them (flag or environment). */
 struct options {
     const char *model, *output, *previews, *trace, *inject, *backend, *shape, *server, *etcd;
+    const char *precision, *cuda_plugin;
     const char *tls_ca, *tls_cert, *tls_key, *tls_name, *token, *tokens;
     const char *listen, *advertise, *http, *cluster, *name, *host_id, *group_address, *inventory;
     const char *etcd_ca, *etcd_cert, *etcd_key, *etcd_user, *etcd_password;
     uint64_t seed;
-    int64_t images, steps, top_k, threads, preview_every, timeout, grace;
+    int64_t images, steps, top_k, threads, device, preview_every, timeout, grace;
     int64_t ar_tp, ar_groups, diffusion, ar_slots, diffusion_slots;
     int64_t queue_max, images_max, tenant_max, request_images_max, members_max, attempts;
     int64_t result_mib, result_time, deadline, stall_time;

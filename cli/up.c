@@ -21,6 +21,7 @@
 #include "base/limits.h"
 #include "base/pool.h"
 #include "cli/daemon.h"
+#include "cli/device.h"
 #include "cli/signals.h"
 
 #define LOOK_MS       50
@@ -33,6 +34,7 @@ struct up {
     const struct options *options;
     struct child *children; /* [child_count]; the first is the coordinator */
     int child_count;
+    int gpu_count;
     char listen[ADDRESS_BYTES];  /* asked of the coordinator */
     char address[ADDRESS_BYTES]; /* where it listens; empty = not known yet */
     bool was_ready;
@@ -60,6 +62,7 @@ static enum dip_status list_children(struct up *up)
     up->children = calloc(1 + (size_t)ar_count + (size_t)diffusion_count, sizeof *up->children);
     if (!up->children)
         return DIP_NO_MEMORY;
+    up->gpu_count = dip__gpu_count(o);
     child_name(&up->children[up->child_count++], CHILD_COORDINATOR, "coordinator", -1);
     for (int i = 0; i < ar_count; i++)
         child_name(&up->children[up->child_count++], CHILD_AR, "ar", i);
@@ -81,6 +84,14 @@ static int threads_of(const struct up *up, const struct child *child)
     return threads > 1 ? threads : 1;
 }
 
+/* Workers take turns on the GPUs, from the one asked for on. */
+static int device_of(const struct up *up, const struct child *child)
+{
+    int first = (int)up->options->device;
+    int worker = (int)(child - up->children) - 1; /* the coordinator is the first child */
+    return up->gpu_count > 0 ? (first + worker) % up->gpu_count : first;
+}
+
 static enum dip_status start_child(struct up *up, struct child *child, struct dip_why *why)
 {
     const struct options *o = up->options;
@@ -95,7 +106,8 @@ static enum dip_status start_child(struct up *up, struct child *child, struct di
         worker[7] = "--ar-rank";
     struct child_start start = {.options = o,
                                 .words = is_coordinator ? coordinator : worker,
-                                .threads = is_coordinator ? 0 : threads_of(up, child)};
+                                .threads = is_coordinator ? 0 : threads_of(up, child),
+                                .device = is_coordinator ? 0 : device_of(up, child)};
     return dip__child_start(child, &start, why);
 }
 

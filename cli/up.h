@@ -30,6 +30,7 @@ struct child_start {
     const struct options *options; /* the user's, passed on by the environment */
     const char *const *words;
     int threads; /* 0 = as the user said, or all */
+    int device;  /* which GPU */
 };
 DIP_MUST_USE enum dip_status dip__child_start(struct child *child, const struct child_start *start,
                                               struct dip_why *why);

@@ -51,7 +51,8 @@ static const char *value_text(const struct option *row, const struct options *op
 /* What was said to `up` is said to its children, but for what concerns one process only. */
 static void pass_on(const struct options *options)
 {
-    static const char *const own[] = {"listen", "http", "name", "threads", "advertise", "server"};
+    static const char *const own[] = {"listen", "http",      "name",  "threads",
+                                      "device", "advertise", "server"};
     for (int i = 0; i < dip__option_count; i++) {
         const struct option *row = &dip__options[i];
         char name[ENVIRONMENT_NAME_BYTES], text[VALUE_BYTES];
@@ -72,7 +73,7 @@ static void pass_on(const struct options *options)
 /* In the child, until exec; never returns. */
 static void become(const struct child_start *start, pid_t parent, int output)
 {
-    char threads[VALUE_BYTES];
+    char threads[VALUE_BYTES], device[VALUE_BYTES];
     char *argv[WORDS_MAX + 2] = {(char[]){"diptych"}};
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -89,6 +90,8 @@ static void become(const struct child_start *start, pid_t parent, int output)
     if (start->threads > 0) {
         snprintf(threads, sizeof threads, "%d", start->threads);
         setenv("DIPTYCH_THREADS", threads, 1);
+        snprintf(device, sizeof device, "%d", start->device);
+        setenv("DIPTYCH_DEVICE", device, 1);
     }
     for (int i = 0; i < WORDS_MAX && start->words[i]; i++)
         argv[i + 1] = strdup(start->words[i]);

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "cli/daemon.h"
+#include "cli/device.h"
 #include "cli/observe.h"
 #include "cli/registry.h"
 #include "cli/remote.h"
@@ -79,8 +80,7 @@ static enum dip_status start(struct worker *w, struct dip_why *why)
                               &w->observed));
     struct dip_worker_daemon_options options = {
         .model = w->model,
-        .backend = o->backend,
-        .threads = (int)o->threads,
+        .device = dip__device_options(o),
         .roles = roles_of(o),
         .name = o->name,
         .host_id = o->host_id,

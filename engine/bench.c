@@ -233,8 +233,7 @@ enum dip_status dip_bench_run(const struct dip_bench_options *options, struct di
 {
     DIP_TRY(options_check(options, why));
     struct dip__bench bench = {.options = options, .why = why};
-    struct dip_device_options device = {.backend = options->backend, .threads = options->threads};
-    enum dip_status status = dip_device_open(&device, why, &bench.device);
+    enum dip_status status = dip_device_open(&options->device, why, &bench.device);
     if (status)
         goto out;
     status = dip_stream_open(bench.device, &bench.stream);

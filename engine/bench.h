@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "ops/ops.h"
 
 enum dip_bench_part {
     DIP_BENCH_AR = 1,        /* ar.prefill, ar.decode.b1 .b4 .b16, ar.sample */
@@ -47,8 +48,7 @@ struct dip_bench_options {
      * At most one of the two is set. */
     const char *directory;
     const char *shape;
-    const char *backend; /* as dip_device_options */
-    int threads;
+    struct dip_device_options device;
     int latent_edge; /* square latent of dit.* and vae.decode; 0 = the model's own size up to 16 */
     int64_t row_ns;  /* time to spend on a row; a single repeat may take longer */
     /* Called as results come, in order; what they point to is valid during the call. */

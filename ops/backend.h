@@ -8,6 +8,13 @@
 
 struct dip_ops {
     const char *name; /* "cpu", "cuda" */
+    /* Fills a zeroed device or stream whose ops, or device, are set. close takes what open left
+     * half done. Errors of open: UNSUPPORTED, NO_MEMORY, with a sentence. */
+    enum dip_status (*open)(struct dip_device *device, const struct dip_device_options *options,
+                            struct dip_why *why);
+    void (*close)(struct dip_device *device);
+    enum dip_status (*stream_open)(struct dip_stream *s);
+    void (*stream_close)(struct dip_stream *s);
     enum dip_status (*reserve)(struct dip_device *device, size_t bytes, struct dip_mem *ret_mem);
     void (*release)(struct dip_device *device, struct dip_mem *mem);
     enum dip_status (*wait)(struct dip_stream *s);

@@ -220,8 +220,27 @@ static enum dip_status check_finite(struct dip_stream *s, struct dip_tensor t, b
 
 /* ---- device and stream ---- */
 
+static void close_device(struct dip_device *device)
+{
+    dip_pool_free(device->pool);
+}
+
+static enum dip_status stream_open(struct dip_stream *stream)
+{
+    size_t bytes = (size_t)stream->device->threads * DIP_KERNEL_SCRATCH_BYTES;
+    return map(bytes, &stream->scratch);
+}
+
+static void stream_close(struct dip_stream *stream)
+{
+    release(stream->device, &stream->scratch);
+}
+
 #define ENTRY(op) .op = dip__cpu_##op,
 static const struct dip_ops cpu_ops = {.name = "cpu",
+                                       .close = close_device,
+                                       .stream_open = stream_open,
+                                       .stream_close = stream_close,
                                        .reserve = reserve,
                                        .release = release,
                                        .wait = wait,
@@ -245,22 +264,7 @@ enum dip_status dip__cpu_open(struct dip_device *device, int threads, enum dip__
     device->kernels = dip__cpu_kernels(family);
     device->class_name = device->kernels->class_name;
     device->threads = threads;
+    device->activation = DIP_F32;
     device->part_ns_min = PART_NS_MIN;
     return DIP_OK;
-}
-
-void dip__cpu_close(struct dip_device *device)
-{
-    dip_pool_free(device->pool);
-}
-
-enum dip_status dip__cpu_stream_open(struct dip_stream *stream)
-{
-    size_t bytes = (size_t)stream->device->threads * DIP_KERNEL_SCRATCH_BYTES;
-    return map(bytes, &stream->scratch);
-}
-
-void dip__cpu_stream_close(struct dip_stream *stream)
-{
-    release(stream->device, &stream->scratch);
 }

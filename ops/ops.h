@@ -55,8 +55,11 @@ bool dip_tensor_is_dense(struct dip_tensor t);
 /* ---- devices, streams, memory ---- */
 
 struct dip_device_options {
-    const char *backend; /* "auto", "cpu" or "cuda" */
-    int threads;         /* CPU compute threads; 0 = all this process may use */
+    const char *backend;   /* "auto", "cpu" or "cuda"; NULL = auto: cuda where it can, else cpu */
+    int threads;           /* CPU compute threads; 0 = all this process may use */
+    int index;             /* which of the machine's GPUs, 0 = the first */
+    const char *precision; /* of activations: "f32", "bf16", or "auto" = NULL = the backend's own */
+    const char *plugin;    /* path of libdiptych-cuda.so; NULL = where ops/plugin.c looks */
 };
 
 /* Errors: UNSUPPORTED (backend absent on this host, says what is missing), NO_MEMORY. */
@@ -64,10 +67,34 @@ DIP_MUST_USE enum dip_status dip_device_open(const struct dip_device_options *op
                                              struct dip_why *why, struct dip_device **ret_device);
 void dip_device_close(struct dip_device *device);
 
+/* What this machine has for the CUDA backend, for a person to read. Nothing stays open. */
+struct dip_device_report {
+    bool has_driver, has_plugin;
+    char features[64];            /* libraries the plug-in was built with */
+    char driver[32], runtime[32]; /* versions of CUDA; "" = none */
+    int device_count;
+    char device[160]; /* of the index asked for */
+    uint64_t memory_bytes, memory_free_bytes;
+};
+
+/* The report is filled as far as it can be, also on failure. Errors: UNSUPPORTED, with a sentence
+ * that says what is missing. */
+DIP_MUST_USE enum dip_status dip_device_probe(const struct dip_device_options *options,
+                                              struct dip_why *why,
+                                              struct dip_device_report *ret_report);
+
 const char *dip_device_backend(const struct dip_device *device); /* "cpu" */
 const char *dip_device_class(
     const struct dip_device *device); /* for the fingerprint: "cpu-avx2", "cpu-plain" */
 int dip_device_threads(const struct dip_device *device);
+
+/* The dtype of rows that a network keeps between its operations: F32 on the CPU. Residual streams,
+ * states, logits, latents, velocities and modulations are F32 on every device. */
+enum dip_dtype dip_device_activation(const struct dip_device *device);
+
+/* Why `auto` chose the CPU, or what happened to a device that failed; "" when there is nothing to
+ * say. */
+const char *dip_device_note(const struct dip_device *device);
 
 /* Device memory, aligned to DIP_ARENA_ALIGN, zeroed. Only at start-up: never inside a step. */
 struct dip_mem {

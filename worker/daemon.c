@@ -67,7 +67,8 @@ static void facts_fill(struct dip_worker_daemon *d)
     text_copy(d->facts.host_id, sizeof d->facts.host_id, o->host_id ? o->host_id : host);
     text_copy(d->facts.version, sizeof d->facts.version, DIP_VERSION);
     text_copy(d->facts.model_digest, sizeof d->facts.model_digest, d->model->digest);
-    text_copy(d->facts.device, sizeof d->facts.device, o->backend ? o->backend : "auto");
+    text_copy(d->facts.device, sizeof d->facts.device,
+              o->device.backend ? o->device.backend : "auto");
     d->facts.incarnation = (uint64_t)dip_clock_unix_ns();
     d->facts.roles = o->roles;
 }
@@ -198,8 +199,7 @@ static enum dip_status worker_open(struct dip_worker_daemon *d, struct dip_why *
     struct dip_worker_options options = {.endpoint = dip_spoke_endpoint(d->spoke),
                                          .coordinator = DIP_SPOKE_COORDINATOR,
                                          .model = d->model,
-                                         .backend = o->backend ? o->backend : "auto",
-                                         .threads = o->threads,
+                                         .device = o->device,
                                          .roles = o->roles,
                                          .ar_slots = o->ar_slots,
                                          .hinge_slots = o->hinge_slots,

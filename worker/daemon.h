@@ -16,15 +16,15 @@
 
 #include "base/status.h"
 #include "net/rpc_tls.h"
+#include "ops/ops.h"
 
 struct dip_worker_daemon;
 
 struct dip_worker_daemon_options {
-    const char *model;   /* directory */
-    const char *backend; /* "auto", "cpu", "cuda"; NULL = "auto" */
-    int threads;         /* CPU compute threads; 0 = all this process may use */
-    uint32_t roles;      /* enum dip_role bits */
-    bool ar_group;       /* as of dip_worker_options */
+    const char *model; /* directory */
+    struct dip_device_options device;
+    uint32_t roles; /* enum dip_role bits */
+    bool ar_group;  /* as of dip_worker_options */
     const char *group_address;
 
     /* Who it is. */

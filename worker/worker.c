@@ -105,8 +105,7 @@ static enum dip_status model_prepare(struct dip_worker *w, struct dip_why *why)
 static enum dip_status engines_open(struct dip_worker *w, struct dip_why *why)
 {
     const struct dip_worker_options *o = &w->options;
-    struct dip_device_options device_options = {.backend = o->backend, .threads = o->threads};
-    DIP_TRY(dip_device_open(&device_options, why, &w->device));
+    DIP_TRY(dip_device_open(&o->device, why, &w->device));
     DIP_TRY(model_prepare(w, why));
     if (o->ar_group)
         DIP_TRY(dip__worker_group_new(w));

@@ -21,9 +21,8 @@ struct dip_worker_options {
     uint32_t coordinator;    /* address that events go to */
     struct dip_model *model; /* opened by the caller; belongs to the worker from the start on, also
                                 when that fails: its constants live on the worker's device */
-    const char *backend;     /* "auto", "cpu", "cuda" */
-    int threads;             /* CPU compute threads; 0 = all this process may use */
-    uint32_t roles;          /* enum dip_role bits */
+    struct dip_device_options device;
+    uint32_t roles; /* enum dip_role bits */
     int ar_slots;
     int hinge_slots; /* hinges drawn or kept */
     int diffusion_slots;

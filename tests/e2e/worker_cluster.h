@@ -333,8 +333,7 @@ static inline int worker_main(char **arguments)
     signal(SIGTERM, worker_signal);
     struct dip_worker_daemon_options options = {
         .model = cluster_model,
-        .backend = "cpu",
-        .threads = 1,
+        .device = {.backend = "cpu", .threads = 1},
         .roles = (strpbrk(arguments[2], "ag") ? DIP_ROLE_AR : 0u) |
                  (strchr(arguments[2], 'd') ? DIP_ROLE_DIFFUSION : 0u),
         .name = arguments[3],

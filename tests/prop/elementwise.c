@@ -345,9 +345,9 @@ static void test_device(void **state)
     (void)state;
     struct dip_why why = {0};
     struct dip_device *device = NULL;
-    struct dip_device_options options = {.backend = "cuda"};
+    struct dip_device_options options = {.backend = "tpu"};
     assert_int_equal(dip_device_open(&options, &why, &device), DIP_UNSUPPORTED);
-    assert_string_equal(why.text, "this build has no CUDA backend; use --backend cpu");
+    assert_string_equal(why.text, "there is no backend \"tpu\"; use auto, cpu or cuda");
     assert_null(device);
     assert_string_equal(dip_device_backend(prop_devices[0]), "cpu");
     assert_string_equal(dip_device_class(prop_devices[PROP_THREADS_COUNT]), "cpu-plain");

@@ -91,8 +91,7 @@ static void every_row_comes_once_in_order(void **state)
     struct dip_bench_options options = {.parts = DIP_BENCH_AR | DIP_BENCH_DIFFUSION |
                                                  DIP_BENCH_DECODE | DIP_BENCH_E2E,
                                         .directory = "tests/golden/tiny-a/model/",
-                                        .backend = "cpu",
-                                        .threads = 2,
+                                        .device = {.backend = "cpu", .threads = 2},
                                         .row_ns = 1000000,
                                         .on_machine = see_machine,
                                         .on_row = see_row,
@@ -111,7 +110,7 @@ static void bad_options_are_refused(void **state)
         {.parts = 16},
         {.parts = DIP_BENCH_AR, .directory = "a", .shape = "b"},
         {.parts = DIP_BENCH_AR, .latent_edge = -1},
-        {.parts = DIP_BENCH_AR, .backend = "abacus"},
+        {.parts = DIP_BENCH_AR, .device = {.backend = "abacus"}},
         {.parts = DIP_BENCH_AR, .shape = "no such shape"},
         {.parts = DIP_BENCH_AR, .directory = "tests/golden/none"},
         {.parts = DIP_BENCH_E2E},

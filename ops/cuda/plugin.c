@@ -1,0 +1,76 @@
+/* ops/cuda/plugin.c - the one symbol of libdiptych-cuda.so: the table of operations, and a look at
+ * the machine. */
+#include "ops/plugin.h"
+
+#include <stdio.h>
+
+#include "ops/cuda/cuda.h"
+
+static void version_text(int version, char *text, size_t bytes)
+{
+    if (version > 0)
+        snprintf(text, bytes, "%d.%d", version / 1000, version % 1000 / 10);
+}
+
+static enum dip_status probe(int index, struct dip_why *why, struct dip_device_report *ret_report)
+{
+    struct dip_device_report *r = ret_report;
+    int driver = 0;
+    int runtime = 0;
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    version_text(driver, r->driver, sizeof r->driver);
+    version_text(runtime, r->runtime, sizeof r->runtime);
+    cudaError_t error = cudaGetDeviceCount(&r->device_count);
+    if (error != cudaSuccess)
+        return dip_fail(why, DIP_UNSUPPORTED, "no GPU can be used: %s", cudaGetErrorString(error));
+    if (index < 0 || index >= r->device_count)
+        return dip_fail(why, DIP_UNSUPPORTED, "there is no GPU %d: this process sees %d", index,
+                        r->device_count);
+    struct cudaDeviceProp properties = {0};
+    size_t free_bytes = 0;
+    size_t all_bytes = 0;
+    error = cudaGetDeviceProperties(&properties, index);
+    if (error == cudaSuccess)
+        error = cudaSetDevice(index);
+    if (error == cudaSuccess)
+        error = cudaMemGetInfo(&free_bytes, &all_bytes);
+    if (error != cudaSuccess)
+        return dip_fail(why, DIP_UNSUPPORTED, "GPU %d cannot be used: %s", index,
+                        cudaGetErrorString(error));
+    snprintf(r->device, sizeof r->device, "%.60s, compute capability %d.%d, %d processors",
+             properties.name, properties.major, properties.minor, properties.multiProcessorCount);
+    r->memory_bytes = all_bytes;
+    r->memory_free_bytes = free_bytes;
+    return DIP_OK;
+}
+
+#if defined(DIP_CUDA_CUBLASLT) && defined(DIP_CUDA_NCCL)
+#define FEATURES "cuBLASLt, NCCL"
+#elif defined(DIP_CUDA_CUBLASLT)
+#define FEATURES "cuBLASLt"
+#else
+#define FEATURES "emulated"
+#endif
+
+static const struct dip_ops cuda_ops = {
+    .name = "cuda",
+    .open = dip__cuda_open,
+    .close = dip__cuda_close,
+    .stream_open = dip__cuda_stream_open,
+    .stream_close = dip__cuda_stream_close,
+    .reserve = dip__cuda_reserve,
+    .release = dip__cuda_release,
+    .wait = dip__cuda_wait,
+    .copy = dip__cuda_copy,
+};
+
+extern const struct dip_plugin dip_plugin;
+__attribute__((visibility("default"))) const struct dip_plugin dip_plugin = {
+    .abi = DIP_PLUGIN_ABI,
+    .ops_bytes = sizeof(struct dip_ops),
+    .version = DIP_VERSION,
+    .features = FEATURES,
+    .ops = &cuda_ops,
+    .probe = probe,
+};
