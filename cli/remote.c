@@ -9,6 +9,7 @@
 #include "proto/wire.h"
 
 enum { TURN_NS = 20 * DIP_MS_NS };
+#define AVOID_NS (10 * DIP_SECOND_NS)
 
 /* ---- the channel ---- */
 
@@ -107,6 +108,7 @@ static void on_message(void *context, struct dip_rpc_call *call, const void *dat
 {
     (void)call;
     struct remote_call *c = context;
+    c->silence_ns = 0;
     c->on_message(c->context, data, bytes);
 }
 
@@ -148,6 +150,7 @@ enum dip_status dip__remote_begin(struct remote *remote, const char *path,
     size_t bytes = 0;
     struct dip_rpc_pair headers[] = {{"authorization", remote->authorization}};
     call->end = (struct remote_end){0};
+    call->silence_ns = 0;
     DIP_TRY(dip_proto_encode(request, &data, &bytes));
     enum dip_status status = dip_rpc_call_open(
         remote->channel,
@@ -168,12 +171,28 @@ enum dip_status dip__remote_begin(struct remote *remote, const char *path,
     return status;
 }
 
+/* A turn that took much longer than it may says that this process stood still, not the other. */
+static void count_silence(struct remote_call *call, int64_t turn_ns)
+{
+    call->silence_ns += turn_ns < 5 * TURN_NS ? turn_ns : TURN_NS;
+    if (!call->call || !call->silence_ns_max || call->silence_ns < call->silence_ns_max)
+        return;
+    char text[64];
+    snprintf(text, sizeof text, "nothing was heard for %lld s",
+             (long long)(call->silence_ns_max / DIP_SECOND_NS));
+    call->end.is_silent = true;
+    dip_rpc_call_cancel(call->call, DIP_RPC_UNAVAILABLE, text);
+}
+
 void dip__remote_turn(struct remote *remote, struct remote_call *call, int64_t wait_ns)
 {
-    int64_t until_ns = dip_clock_now_ns() + wait_ns;
-    for (int64_t left_ns = wait_ns; call->call && left_ns > 0 && !dip__signals_came();
-         left_ns = until_ns - dip_clock_now_ns())
+    int64_t now_ns = dip_clock_now_ns(), until_ns = now_ns + wait_ns;
+    while (call->call && now_ns < until_ns && !dip__signals_came()) {
+        int64_t left_ns = until_ns - now_ns, begin_ns = now_ns;
         dip_rpc_loop_turn(remote->loop, left_ns < TURN_NS ? left_ns : TURN_NS);
+        now_ns = dip_clock_now_ns();
+        count_silence(call, now_ns - begin_ns);
+    }
 }
 
 void dip__remote_cancel(struct remote *remote, struct remote_call *call)
@@ -192,6 +211,12 @@ static const char *fact_of(const struct dip_error *error, const char *key)
         if (strcmp(error->facts[i].key, key) == 0)
             return error->facts[i].value;
     return NULL;
+}
+
+bool dip__remote_has_fact(const struct remote_end *end, const char *key, const char *value)
+{
+    const char *fact = end->has_error ? fact_of(&end->error, key) : NULL;
+    return fact && strcmp(fact, value) == 0;
 }
 
 /* The leader that a coordinator names; NULL when it names none. */
@@ -225,6 +250,23 @@ static void move_on(struct remote *remote)
         (void)move_to(remote, next); /* or the same once more */
 }
 
+/* Whoever is silent: away from it, or at least from the connection, which may be the dead part. */
+static void leave_silent(struct remote *remote)
+{
+    char was[REMOTE_TARGET_BYTES];
+    memcpy(was, remote->target, sizeof was);
+    memcpy(remote->silent, was, sizeof was);
+    remote->silent_until_ns = dip_clock_now_ns() + AVOID_NS;
+    move_on(remote);
+    if (strcmp(was, remote->target) == 0)
+        (void)move_to(remote, was);
+}
+
+static bool is_avoided(const struct remote *remote, const char *target)
+{
+    return dip_clock_now_ns() < remote->silent_until_ns && strcmp(remote->silent, target) == 0;
+}
+
 /* 0.2 s, doubling to 5 s, each between half and all of it, so that a crowd spreads. */
 static int64_t backoff_ns(int attempts)
 {
@@ -248,11 +290,13 @@ bool dip__remote_may_retry(struct remote *remote, const struct remote_end *end,
     if (!is_away || is_refusal_final || ++retry->attempts >= attempts_max)
         return false;
     const char *leader = leader_of(end);
-    if (leader && move_to(remote, leader)) {
+    if (leader && !is_avoided(remote, leader) && move_to(remote, leader)) {
         retry->wait_ns = 0;
         return true;
     }
-    if (!end->has_error)
+    if (end->is_silent)
+        leave_silent(remote);
+    else if (!end->has_error)
         move_on(remote);
     retry->wait_ns = backoff_ns(retry->attempts - 1);
     int64_t asked_ns = end->has_pushback                        ? end->pushback_ns
@@ -295,7 +339,8 @@ enum dip_status dip__remote_ask(struct remote *remote, const char *path,
                                 struct remote_end *ret_end, ProtobufCMessage **ret_answer)
 {
     struct answer answer = {.type = answer_type};
-    struct remote_call call = {.on_message = take_answer, .context = &answer};
+    struct remote_call call = {
+        .silence_ns_max = REMOTE_SILENCE_NS, .on_message = take_answer, .context = &answer};
     struct remote_retry retry = {0};
     for (;;) {
         DIP_TRY(dip__remote_begin(remote, path, request, &call));

@@ -2,8 +2,9 @@
  *
  * One thread: whoever waits turns the loop. --server names one coordinator or several: where nobody
  * answers the next is asked, and one that does not lead names the one that does, where the channel
- * moves to. What went wrong is kept as the server said it, for a sentence
- * with what to do about it. */
+ * moves to. One of whom nothing comes although it should is left, too: it may be stopped, or its
+ * host cut off, with a connection that still looks sound. What went wrong is kept as the server
+ * said it, for a sentence with what to do about it. */
 #pragma once
 
 #include <protobuf-c/protobuf-c.h>
@@ -25,6 +26,8 @@ struct remote {
     int server_count, server;                              /* the last of them that was tried */
     char target[REMOTE_TARGET_BYTES];                      /* in use: one of them, or the leader */
     bool has_moved;                                        /* there are several coordinators */
+    char silent[REMOTE_TARGET_BYTES];                      /* who was left for its silence lately */
+    int64_t silent_until_ns;                               /* and is not gone back to before */
     char authorization[REMOTE_TOKEN_BYTES + 8];            /* "Bearer ..."; empty without a token */
     int64_t deadline_ns;                                   /* of all that is asked; 0 = none */
 };
@@ -39,6 +42,7 @@ void dip__remote_close(struct remote *remote);
 /* Whether it ended because this process was told to stop is dip__signals_came's to say. */
 struct remote_end {
     int code;       /* enum dip_rpc_code */
+    bool is_silent; /* nothing came for too long */
     bool has_error; /* the server explained itself: `error` */
     bool has_pushback;
     int64_t pushback_ns; /* negative = do not try again */
@@ -46,15 +50,21 @@ struct remote_end {
     char message[DIP_ERROR_MESSAGE_BYTES];
 };
 
+/* A coordinator says something at least once a second on the stream of a request, and answers a
+ * single question at once. */
+#define REMOTE_SILENCE_NS (5 * DIP_SECOND_NS)
+
 struct remote_call {
+    int64_t silence_ns_max; /* so long nothing: UNAVAILABLE; 0 = silence is no bad sign */
+    int64_t silence_ns;     /* time in which this process itself stood still does not count */
     void (*on_message)(void *context, const void *data, size_t bytes);
     void *context;
     struct dip_rpc_call *call; /* NULL once it is over */
     struct remote_end end;
 };
 
-/* Sends the request and no more. The caller has set on_message and context; *call stays where it
- * is until it is over. Errors: NO_MEMORY, LIMIT. */
+/* Sends the request and no more. The caller has set on_message, context and silence_ns_max; *call
+ * stays where it is until it is over. Errors: NO_MEMORY, LIMIT. */
 DIP_MUST_USE enum dip_status dip__remote_begin(struct remote *remote, const char *path,
                                                const ProtobufCMessage *request,
                                                struct remote_call *call);
@@ -71,6 +81,9 @@ DIP_MUST_USE enum dip_status dip__remote_ask(struct remote *remote, const char *
                                              const ProtobufCMessageDescriptor *answer_type,
                                              struct remote_end *ret_end,
                                              ProtobufCMessage **ret_answer);
+
+/* Whether the server's explanation holds this fact. */
+bool dip__remote_has_fact(const struct remote_end *end, const char *key, const char *value);
 
 /* What the end of a call leads to. */
 struct remote_retry {

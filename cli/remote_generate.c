@@ -5,6 +5,7 @@
  *         │
  *         ├──────► the stream breaks after it ───► pause, Watch from the last event on
  *         │                                            └─► REQUEST_UNKNOWN: Generate (same id)
+ *         ├──────► nothing for five seconds ─────► as if the stream had broken
  *         └──────► a status with its reason ─────► as the reason says
  *
  * The seed is drawn here when none is given, so that the request is the same however often it is
@@ -182,15 +183,24 @@ static bool is_broken(const struct remote_end *end)
                                end->code == DIP_RPC_CANCELLED || end->code == DIP_RPC_UNKNOWN);
 }
 
+/* The server knows nothing of the request any more, or gave it up because a line broke that we have
+ * come back from since: the same request makes the same image. */
+static bool is_forgotten(const struct remote_generation *r, const struct remote_end *end)
+{
+    if (!end->has_error)
+        return false;
+    if (end->error.reason == DIP_REASON_CANCELLED)
+        return r->has_returned && dip__remote_has_fact(end, "cause", "client_left");
+    return r->is_watching && end->error.reason == DIP_REASON_REQUEST_UNKNOWN;
+}
+
 static enum next next_of(struct remote_generation *r, int64_t *ret_wait_ns)
 {
     struct remote_end *end = &r->call.end;
     *ret_wait_ns = 0;
     if (end->code == DIP_RPC_OK)
         return NEXT_STOP;
-    bool is_forgotten =
-        r->is_watching && end->has_error && end->error.reason == DIP_REASON_REQUEST_UNKNOWN;
-    if (is_forgotten)
+    if (is_forgotten(r, end))
         return ++r->forgotten < REMOTE_ATTEMPTS_MAX ? NEXT_GENERATE : NEXT_STOP;
     bool is_cut = r->is_admitted && is_broken(end);
     if (is_cut)
@@ -199,6 +209,7 @@ static enum next next_of(struct remote_generation *r, int64_t *ret_wait_ns)
     if (!dip__remote_may_retry(&r->remote, end, retry))
         return NEXT_STOP;
     *ret_wait_ns = retry->wait_ns;
+    r->has_returned |= is_broken(end);
     return is_cut ? NEXT_WATCH : NEXT_GENERATE;
 }
 
@@ -306,7 +317,8 @@ enum exit_code dip__generation_remote(struct generation *g)
     }
     if (!status && is_known) {
         r.returns.attempts_max = REMOTE_RETURNS_MAX;
-        r.call = (struct remote_call){.on_message = dip__remote_event, .context = &r};
+        r.call = (struct remote_call){
+            .silence_ns_max = REMOTE_SILENCE_NS, .on_message = dip__remote_event, .context = &r};
         dip__generation_begin_progress(g);
         status = run(&r);
         end = r.call.end;

@@ -26,8 +26,9 @@ struct remote_generation {
     uint64_t sequence;           /* of the last event */
     int preview_count, preview_every;
     int tokens_total;
-    bool is_watching; /* the call is Watch */
-    bool is_admitted; /* once it was: the server owes us the images */
+    bool is_watching;  /* the call is Watch */
+    bool has_returned; /* after a broken line: the server may have taken us for gone */
+    bool is_admitted;  /* once it was: the server owes us the images */
     bool is_completed;
     struct arrival *arrivals; /* [image_count] */
 };

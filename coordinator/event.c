@@ -9,6 +9,9 @@
 #include "proto/diptych/v1/image.pb-c.h"
 #include "proto/time.h"
 
+/* Nothing could be told for so long: the first stream may hang, others want to hear. */
+#define HANG_NS (2 * DIP_SECOND_NS)
+
 /* An event around one of its kinds, and what that points to. */
 struct envelope {
     Diptych__V1__GenerateResponse response;
@@ -171,8 +174,12 @@ void dip__event_news(struct record *record)
     int64_t now_ns = dip_clock_now_ns();
     if (!record->core_id || !record->is_admitted || record->is_check)
         return;
-    if (!dip__record_is_idle(record))
-        return; /* the stream calls when it has taken what it has */
+    bool is_hanging = now_ns - record->told_ns >= HANG_NS;
+    if (!dip__record_is_idle(record, is_hanging)) {
+        if (!is_hanging && record->streams && record->streams->next)
+            arm(record, record->told_ns + HANG_NS);
+        return; /* a stream calls when it has taken what it has */
+    }
     if (tell_preview(record))
         return; /* the rest when that has been taken */
     bool has_news = has_progress(record);
@@ -425,6 +432,8 @@ static void set_error(struct record *record, const struct dip_update *update,
     case DIP_END_CANCELLED:
         dip_error_set(error, DIP_REASON_CANCELLED, "cancelled: %s",
                       record->cancel_reason[0] ? record->cancel_reason : "asked for");
+        if (record->is_left) /* who comes back after all may ask again */
+            dip_error_fact(error, "cause", "client_left");
         break;
     case DIP_END_DEADLINE:
         dip_error_set(error, DIP_REASON_DEADLINE, "the deadline has passed");

@@ -259,15 +259,20 @@ static bool stream_is_idle(const struct stream *stream)
            !dip_rpc_call_is_cancelled(stream->call);
 }
 
-bool dip__record_is_idle(const struct record *record)
+bool dip__record_is_idle(struct record *record, bool is_due)
 {
     bool is_any = false;
-    for (const struct stream *stream = record->streams; stream; stream = stream->next) {
-        if (stream->is_first)
-            return stream_is_idle(stream);
+    struct stream *first = NULL;
+    for (struct stream *stream = record->streams; stream; stream = stream->next) {
         is_any = is_any || stream_is_idle(stream);
+        if (stream->is_first)
+            first = stream;
     }
-    return is_any;
+    if (!first || stream_is_idle(first) || !is_any)
+        return is_any;
+    if (is_due)
+        first->is_first = false;
+    return is_due;
 }
 
 void dip__record_tell(struct record *record, const void *data, size_t bytes)
@@ -302,7 +307,7 @@ void dip__record_detach(struct stream *stream, bool is_stalled)
     if (is_stalled)
         record->is_detached = true; /* slow, not gone: what was made stays to be fetched */
     if (record->core_id && !record->streams && !record->is_detached) {
-        record->is_again = true;
+        record->is_again = record->is_left = true;
         dip__record_cancel(record, "its client has left");
         return;
     }

@@ -7,7 +7,8 @@
  * Two sorts of events. Those that are kept (Admitted, files, Retried, Completed) wait in the record
  * until each stream has taken them, however slow. The others (queue, progress, previews) are made
  * only when the first stream has nothing left to take: what a slow reader missed was never made,
- * and so the numbers have no holes.
+ * and so the numbers have no holes. Whoever comes back while the first stream hangs does not wait
+ * for it: from then on that one has holes.
  *
  * Owner thread: the loop's. */
 #pragma once
@@ -67,6 +68,7 @@ struct record {
     struct record *before, *after; /* of those that run, by admission */
     enum record_state state;
     bool is_admitted, is_detached, is_check, is_again; /* is_again: a repetition runs anew */
+    bool is_left;                                      /* cancelled because its client was gone */
     bool is_old;                                       /* in the list of those that are over */
     uint64_t core_id;                                  /* 0 = over */
     int64_t received_ns, admitted_ns, ended_ns;
@@ -143,8 +145,9 @@ void dip__stream_pump(struct stream *stream);
 /* The core has ended it. error NULL: success. */
 void dip__record_end(struct record *record, enum record_state state, const struct dip_error *error);
 
-/* True when news that nobody keeps can be told now. */
-bool dip__record_is_idle(const struct record *record);
+/* True when news that nobody keeps can be told now. They wait for the first stream; `is_due`: not
+ * any more, when another one is ready, since the first may be a line that broke unnoticed. */
+bool dip__record_is_idle(struct record *record, bool is_due);
 /* Sends one message to every stream that has nothing left to take. */
 void dip__record_tell(struct record *record, const void *data, size_t bytes);
 

@@ -12,10 +12,10 @@ while [ $# -gt 0 ]; do
     *) kinds+=("$1") && shift ;;
   esac
 done
-plain_kinds="nothing rank-0-killed rank-1-killed rank-0-stopped rank-1-stopped diffusion-killed diffusion-stopped coordinator-killed rank-restarted diffusion-restarted client-gone"
+plain_kinds="nothing rank-0-killed rank-1-killed rank-0-stopped rank-1-stopped diffusion-killed diffusion-stopped coordinator-killed coordinator-stopped rank-restarted diffusion-restarted client-gone"
 etcd_kinds="etcd-member-killed etcd-all-killed leader-killed leader-stopped leader-restarted rolling-restart"
 if [ ${#kinds[@]} -eq 0 ]; then # those that wait for a lease cost ten seconds each: once
-  once=" leader-killed etcd-all-killed rolling-restart "
+  once=" coordinator-stopped leader-killed etcd-all-killed rolling-restart "
   # shellcheck disable=SC2206  # words
   kinds=(${plain_kinds/nothing /} etcd-member-killed etcd-all-killed leader-killed leader-restarted rolling-restart)
 elif [ "${kinds[0]}" = all ]; then
@@ -141,6 +141,7 @@ strike_rank-1-stopped() { stop_for "$(rank_name 1)" 300 3000; }
 strike_diffusion-killed() { kill_and_revive diffusion-$((RANDOM % 3)); }
 strike_diffusion-stopped() { stop_for diffusion-$((RANDOM % 3)) 300 3000; }
 strike_coordinator-killed() { kill_and_revive coordinator-a; }
+strike_coordinator-stopped() { stop_for coordinator-a 500 9000; } # clients come back after 5 s
 strike_rank-restarted() { restart "$(rank_name $((RANDOM % 2)))"; }
 strike_diffusion-restarted() { restart diffusion-$((RANDOM % 3)); }
 
@@ -159,6 +160,7 @@ strike_leader-stopped() { # longer than its lease lives
   blow
   kill -STOP "${pids[$was]}"
   everybody_asks
+  see_at= # whoever led answers nothing
   same "$kind: who leads" "$(other "$was")" "$(leader)"
   kill -CONT "${pids[$was]}"
 }

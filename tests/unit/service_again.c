@@ -152,6 +152,12 @@ static void a_client_that_leaves_frees_the_workers(void **state)
     WAIT_UNTIL(f.loop, dip_stub_stats(f.stub).jobs == 0);
     assert_int_equal(dip_coordinator_daemon_queue(f.daemon).images, 0);
     assert_int_equal(dip_coordinator_daemon_stats(f.daemon)->cancelled, 1);
+    ask_watch(&f, "left", 0, &b); /* told why, in a way that a program can tell from Cancel */
+    WAIT_UNTIL(f.loop, b.closes);
+    check_error(&b, DIP_REASON_CANCELLED);
+    assert_string_equal(b.error.facts[0].key, "cause");
+    assert_string_equal(b.error.facts[0].value, "client_left");
+    answer_free(&b);
     dip_stub_hold(f.stub, false);
     ask_generate(&f, &request, &b); /* it comes back: the work is done after all */
     WAIT_UNTIL(f.loop, b.closes);
@@ -302,6 +308,33 @@ static void a_reader_that_stops_is_cut_and_may_come_back(void **state)
     assert_true(b.files[1].is_right);
 }
 
+/* The line of the first reader hangs, unnoticed, with half of the images; whoever has come back on
+ * another one hears of the other half. */
+static void who_comes_back_does_not_wait_for_a_line_that_hangs(void **state)
+{
+    (void)state;
+    f.stub_options.png_bytes = 1 << 20;
+    f.stub_options.slots = 1;
+    f.stub_options.step_ns = INT64_C(100) * DIP_MS_NS;
+    f.window_bytes = 64 << 10;
+    front_open(&f);
+    Diptych__V1__GenerateRequest request = a_request("hangs");
+    Diptych__V1__Sampling sampling = DIPTYCH__V1__SAMPLING__INIT;
+    sampling.diffusion_steps_presence_case =
+        DIPTYCH__V1__SAMPLING__DIFFUSION_STEPS_PRESENCE_DIFFUSION_STEPS;
+    sampling.diffusion_steps = 40;
+    request.sampling = &sampling;
+    request.n = 4;
+    ask_generate(&f, &request, &a);
+    WAIT_UNTIL(f.loop, a.event_count > 0);
+    dip_rpc_call_pause(a.call);
+    ask_watch(&f, "hangs", a.events[0].sequence, &b);
+    WAIT_UNTIL(f.loop, b.files[0].is_final && b.files[1].is_final);
+    int heard = b.event_count;
+    WAIT_UNTIL(f.loop, b.event_count >= heard + 3);
+    assert_false(b.files[2].is_final || b.files[3].is_final);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -321,6 +354,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_slow_reader_gets_whole_files_and_no_stale_previews, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_reader_that_stops_is_cut_and_may_come_back, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(who_comes_back_does_not_wait_for_a_line_that_hangs, setup,
                                         teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
