@@ -12,7 +12,6 @@
 #define PREPARE_NS_DEFAULT (10 * DIP_SECOND_NS)
 #define FORM_NS_DEFAULT    (120 * DIP_SECOND_NS)
 #define GRACE_NS_DEFAULT   (10 * DIP_SECOND_NS)
-#define STOOD_NS           (60 * DIP_SECOND_NS) /* a group that stood so long was a success */
 
 enum { ACTIONS_PER_MEMBER = 4 }; /* dissolved, prepared, formed; a drain */
 
@@ -73,14 +72,6 @@ static uint64_t hash_text(const char *text, size_t bytes_max)
     return hash;
 }
 
-/* Breaks it. What has stood for long begins to count anew. */
-static void group_fail(struct dip_groups *g, struct group *group)
-{
-    if (group->state == DIP_GROUP_FORMED && g->now_ns - group->formed_ns >= STOOD_NS)
-        group->failures = 0;
-    dip__group_break(g, group, true);
-}
-
 static void on_lost(struct dip_groups *g, uint32_t member)
 {
     struct candidate *candidate = &g->candidates[member];
@@ -90,8 +81,7 @@ static void on_lost(struct dip_groups *g, uint32_t member)
     g->changed_ns = g->now_ns;
     if (candidate->group == GROUP_NONE)
         return;
-    struct group *group = &g->groups[candidate->group];
-    group_fail(g, group);
+    dip__group_break(g, &g->groups[candidate->group], true);
 }
 
 static void on_appeared(struct dip_groups *g, const struct dip_message *m)
@@ -167,13 +157,16 @@ static void on_formed(struct dip_groups *g, struct group *group, int rank)
         return;
     group->state = DIP_GROUP_FORMED;
     group->formed_ns = g->now_ns;
+    for (int i = 0; i < group->size; i++)
+        g->candidates[group->ranks[i]].unheard = 0;
 }
 
-static void on_group_lost(struct dip_groups *g, struct group *group, int missing_rank)
+static void on_group_lost(struct dip_groups *g, struct group *group, int rank, int missing_rank)
 {
-    if (missing_rank >= 0 && missing_rank < group->size)
-        dip__candidate_set_aside(g, group->ranks[missing_rank], group);
-    group_fail(g, group);
+    bool is_parted = missing_rank >= 0 && missing_rank < group->size && missing_rank != rank;
+    if (is_parted)
+        dip__candidates_part(g, group->ranks[rank], group->ranks[missing_rank]);
+    dip__group_break(g, group, !is_parted);
 }
 
 static void on_group_event(struct dip_groups *g, const struct dip_message *m)
@@ -185,7 +178,7 @@ static void on_group_event(struct dip_groups *g, const struct dip_message *m)
     if (m->kind == DIP_MESSAGE_GROUP_FORMED)
         on_formed(g, group, rank);
     else if (m->kind == DIP_MESSAGE_GROUP_LOST)
-        on_group_lost(g, group, m->as.group.missing_rank);
+        on_group_lost(g, group, rank, m->as.group.missing_rank);
     else if (group->state == DIP_GROUP_PREPARING && rank == 0 &&
              m->as.group.comm_id_bytes <= DIP_GROUP_COMM_BYTES)
         dip__group_form(g, group, &m->as.group);

@@ -14,6 +14,11 @@
  * group keeps its rank, because it has that rank's weights; a group that does not come to stand is
  * tried again after longer and longer pauses, and after a number of times given up.
  *
+ * Two ranks that cannot hear each other are no failure of either: the line between them may be cut,
+ * and is mended when it is. One of the two is left out for a second, so that a spare takes its
+ * place: the one that was part of more such pairs lately, because a host that is cut off from all
+ * others says of each of them that it is missing. Without a spare the same two are tried again.
+ *
  * Thread: the coordinator's loop. */
 #pragma once
 

@@ -15,6 +15,7 @@ enum { FAILURES_MAX = 8 };
 #define BACKOFF_NS_SHORTEST (DIP_SECOND_NS / 2)
 #define BACKOFF_NS_LONGEST  (30 * DIP_SECOND_NS)
 #define GIVEN_UP_NS         (300 * DIP_SECOND_NS)
+#define PARTED_NS           DIP_SECOND_NS
 
 struct dip_group_action *dip__group_action_push(struct dip_groups *g,
                                                 enum dip_group_action_kind kind, uint32_t member)
@@ -53,12 +54,29 @@ void dip__candidate_set_aside(struct dip_groups *g, uint32_t member, const struc
     g->candidates[member].aside_ns = g->now_ns + 2 * backoff_ns(group->failures + 1);
 }
 
+void dip__candidates_part(struct dip_groups *g, uint32_t member, uint32_t missing)
+{
+    struct candidate *a = &g->candidates[member], *b = &g->candidates[missing];
+    a->unheard++;
+    b->unheard++;
+    (a->unheard > b->unheard ? a : b)->aside_ns = g->now_ns + PARTED_NS;
+}
+
 /* ---- end ---- */
+
+/* Longer than the pause that its failures have earned: it counts anew. */
+static bool has_stood(const struct dip_groups *g, const struct group *group)
+{
+    return group->state == DIP_GROUP_FORMED &&
+           g->now_ns - group->formed_ns > backoff_ns(group->failures);
+}
 
 void dip__group_break(struct dip_groups *g, struct group *group, bool is_failure)
 {
     if (group->state == DIP_GROUP_EMPTY || group->state == DIP_GROUP_GIVEN_UP)
         return;
+    if (has_stood(g, group))
+        group->failures = 0;
     group->last_size = group->size;
     for (int rank = 0; rank < group->size; rank++) {
         struct candidate *candidate = &g->candidates[group->ranks[rank]];

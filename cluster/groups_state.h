@@ -12,6 +12,7 @@ struct candidate {
     int group;       /* index, or GROUP_NONE */
     int rank;
     int64_t aside_ns; /* let a group down: others are taken first until then */
+    int unheard;      /* pairs it was in that did not hear each other, since its last group stood */
 };
 
 struct group {
@@ -47,7 +48,8 @@ struct dip_groups {
 struct dip_group_action *dip__group_action_push(struct dip_groups *g,
                                                 enum dip_group_action_kind kind, uint32_t member);
 
-/* Dissolves what there is of it. `is_failure`: it counts, and the next try waits longer. */
+/* Dissolves what there is of it. `is_failure`: it counts, and the next try waits longer, unless the
+ * group has stood for longer than that. */
 void dip__group_break(struct dip_groups *g, struct group *group, bool is_failure);
 
 /* FORM_GROUP to all ranks. */
@@ -62,3 +64,5 @@ int64_t dip__groups_begin_ns(const struct dip_groups *g);
 
 /* A worker let its group down: others go first for a while. */
 void dip__candidate_set_aside(struct dip_groups *g, uint32_t member, const struct group *group);
+/* Two of a group cannot hear each other. */
+void dip__candidates_part(struct dip_groups *g, uint32_t member, uint32_t missing);

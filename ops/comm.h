@@ -73,6 +73,8 @@ struct dip_comm_options {
     /* Asked many times a second while joining; false gives up. NULL = wait to the end. */
     bool (*is_wanted)(void *context);
     void *context;
+    int *ret_unreached; /* NULL, or where to put the rank that could not be reached (UNREACHABLE);
+                         * untouched when it is not known */
 };
 
 /* Returns when all ranks have joined. A group of one needs no id and moves nothing.

@@ -22,6 +22,8 @@
 
 static const uint32_t MAGIC = 0x64697031; /* changes with the layout of any message */
 static const int64_t HELLO_NS_MAX = DIP_SECOND_NS;
+/* Who is connected to listens already: not to come through says that the way there is cut. */
+static const int64_t REACH_NS_MAX = 2 * DIP_SECOND_NS;
 static const char READY = 'r';
 static const char GO = 'g';
 
@@ -58,6 +60,7 @@ struct join {
     int listener;
     bool is_listener_own; /* rank 0's belongs to its root */
     int shared_fd;
+    int awaited; /* the rank that is being waited for by itself, -1 = whoever comes */
     struct welcome welcome;
 };
 
@@ -136,12 +139,33 @@ static enum dip_status send_hello(struct join *j, int fd, int channel,
     return dip__socket_send(fd, &hello, sizeof hello, &j->until);
 }
 
+/* A first packet that is lost is sent again after a second; a cut may say so at once. */
+static enum dip_status reach(const struct join *j, const struct dip__endpoint *to, int *ret_fd)
+{
+    struct dip__until until = j->until;
+    int64_t reach_ns = dip_clock_now_ns() + REACH_NS_MAX;
+    if (reach_ns < until.ns)
+        until.ns = reach_ns;
+    for (;;) {
+        enum dip_status status = dip__socket_connect(to, &until, ret_fd);
+        bool is_over = dip_clock_now_ns() + DIP__WANTED_MS * DIP_MS_NS >= until.ns;
+        if (status == DIP_TIMEOUT)
+            return DIP_UNREACHABLE;
+        if (status != DIP_UNREACHABLE || is_over)
+            return status;
+        if (until.is_wanted && !until.is_wanted(until.context))
+            return DIP_CANCELLED;
+        dip_clock_sleep(DIP__WANTED_MS * DIP_MS_NS);
+    }
+}
+
 static enum dip_status connect_channel(struct join *j, int rank, int channel,
                                        const struct dip__endpoint *own)
 {
     const struct dip__endpoint *to = rank == 0 ? &j->id.root : &j->welcome.ranks[rank];
     int *fd = &j->comm->peers[rank].fds[channel];
-    DIP_TRY(dip__socket_connect(to, &j->until, fd));
+    j->awaited = rank;
+    DIP_TRY(reach(j, to, fd));
     return send_hello(j, *fd, channel, own);
 }
 
@@ -168,6 +192,7 @@ static bool is_welcome(const struct join *j, const struct hello *hello, int firs
 /* Waits for ranks `first` and on, which are higher than this one. */
 static enum dip_status accept_ranks(struct join *j, int first, int channels)
 {
+    j->awaited = -1;
     while (!is_complete(j->comm, first, channels)) {
         int fd = -1;
         DIP_TRY(dip__socket_accept(j->listener, &j->until, &fd));
@@ -195,6 +220,7 @@ static enum dip_status welcome_all(struct join *j)
     j->welcome.magic = MAGIC;
     for (int r = 1; r < j->comm->count; r++) {
         int fd = j->comm->peers[r].fds[DIP__COMM_LIFE];
+        j->awaited = r;
         DIP_TRY(dip__socket_send(fd, &j->welcome, sizeof j->welcome, &j->until));
         if (j->shared_fd >= 0)
             DIP_TRY(dip__socket_send_fd(fd, j->shared_fd, &j->until));
@@ -207,6 +233,7 @@ static enum dip_status start_all(struct join *j)
     for (int r = 1; r < j->comm->count; r++) {
         char ready = 0;
         int fd = j->comm->peers[r].fds[DIP__COMM_LIFE];
+        j->awaited = r;
         DIP_TRY(dip__socket_receive(fd, &ready, 1, &j->until));
         if (ready != READY)
             return DIP_CORRUPT;
@@ -234,7 +261,8 @@ static enum dip_status greet_root(struct join *j)
     struct dip__endpoint at;
     struct dip__endpoint own;
     int *root = &comm->peers[0].fds[DIP__COMM_LIFE];
-    DIP_TRY(dip__socket_connect(&j->id.root, &j->until, root));
+    j->awaited = 0;
+    DIP_TRY(reach(j, &j->id.root, root));
     DIP_TRY(dip__endpoint_beside(*root, &at));
     DIP_TRY(dip__socket_listen(&at, &j->listener, &own));
     j->is_listener_own = true;
@@ -257,6 +285,7 @@ static enum dip_status follow(struct join *j)
                 DIP_TRY(connect_channel(j, r, c, NULL));
     DIP_TRY(accept_ranks(j, comm->rank + 1, comm->backend->channels));
     int root = comm->peers[0].fds[DIP__COMM_LIFE];
+    j->awaited = 0;
     DIP_TRY(dip__socket_send(root, &READY, 1, &j->until));
     char go = 0;
     DIP_TRY(dip__socket_receive(root, &go, 1, &j->until));
@@ -293,7 +322,7 @@ static enum dip_status read_id(const struct dip_comm_id *bytes, struct id *ret_i
 enum dip_status dip__comm_join(struct dip_comm *comm, const struct dip_comm_options *options,
                                struct dip_why *why, int *ret_fd)
 {
-    struct join j = {.comm = comm, .listener = -1, .shared_fd = -1};
+    struct join j = {.comm = comm, .listener = -1, .shared_fd = -1, .awaited = -1};
     if (read_id(options->id, &j.id))
         return dip_fail(why, DIP_CORRUPT, "collectives: these bytes are not a group's id");
     comm->backend = backend_named(j.id.backend);
@@ -310,6 +339,8 @@ enum dip_status dip__comm_join(struct dip_comm *comm, const struct dip_comm_opti
         dip__socket_close(j.listener);
     if (status) {
         dip__socket_close(j.shared_fd);
+        if (status == DIP_UNREACHABLE && options->ret_unreached)
+            *options->ret_unreached = j.awaited;
         return say_missing(comm, status, why);
     }
     *ret_fd = j.shared_fd;

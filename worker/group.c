@@ -79,9 +79,10 @@ static bool is_standing(const struct group *group)
     return group->root || group->comm;
 }
 
-static void lose(struct dip_worker *w)
+static void lose(struct dip_worker *w, int missing_rank)
 {
-    int missing_rank = w->group->comm ? dip_comm_missing(w->group->comm) : -1;
+    if (w->group->comm)
+        missing_rank = dip_comm_missing(w->group->comm);
     take_down(w);
     say(w, DIP_MESSAGE_GROUP_LOST, missing_rank);
 }
@@ -113,7 +114,7 @@ static void adopt(struct dip_worker *w, const struct dip_message_group *name)
 {
     struct group *group = w->group;
     if (is_standing(group) && name->epoch > group->name.epoch)
-        lose(w);
+        lose(w, -1);
     memcpy(group->name.id, name->id, sizeof group->name.id);
     group->name.epoch = name->epoch;
     group->name.rank = name->rank;
@@ -185,7 +186,8 @@ bool dip__worker_group_pending(struct dip_worker *w, struct dip_message *ret_mes
     return true;
 }
 
-static enum dip_status join(struct dip_worker *w, const struct dip_message_group *form)
+static enum dip_status join(struct dip_worker *w, const struct dip_message_group *form,
+                            int *ret_unreached)
 {
     struct group *group = w->group;
     struct dip_comm_id id;
@@ -197,7 +199,8 @@ static enum dip_status join(struct dip_worker *w, const struct dip_message_group
                                        .join_ns_max = form->timeout_ns,
                                        .wait_ns_max = LATE_NS_MAX,
                                        .is_wanted = is_wanted,
-                                       .context = w};
+                                       .context = w,
+                                       .ret_unreached = ret_unreached};
     DIP_TRY(dip_comm_open(&options, NULL, &group->comm));
     const struct dip_worker_options *o = &w->options;
     struct dip_ar_engine_options engine = {.slot_count = o->ar_slots,
@@ -222,8 +225,9 @@ static void form(struct dip_worker *w, const struct dip_message_group *name)
     if (group->comm && name->epoch == group->name.epoch)
         return; /* said twice */
     adopt(w, name);
-    if (!is_formable(group, name) || join(w, name)) {
-        lose(w);
+    int unreached = -1;
+    if (!is_formable(group, name) || join(w, name, &unreached)) {
+        lose(w, unreached);
         return;
     }
     dip_comm_root_close(group->root);
@@ -245,7 +249,7 @@ void dip__worker_group_command(struct dip_worker *w, const struct dip_message *m
     else if (message->kind == DIP_MESSAGE_FORM_GROUP)
         form(w, name);
     else if (is_standing(w->group))
-        lose(w);
+        lose(w, -1);
 }
 
 /* ---- work ---- */
@@ -292,6 +296,6 @@ enum dip_status dip__worker_group_turn(struct dip_worker *w, bool *ret_is_step)
     *ret_is_step = !status;
     if (!status)
         return DIP_OK;
-    lose(w);
+    lose(w, -1);
     return is_of_group(status) ? DIP_OK : status;
 }

@@ -585,6 +585,27 @@ static void test_missing(void **state)
     }
 }
 
+/* Nobody listens where the id says: who it was is known, long before the time is up. */
+static void test_unreached(void **state)
+{
+    (void)state;
+    struct dip_comm_root *root = NULL;
+    open_root("tcp", &root);
+    struct dip_comm_id id = *dip_comm_root_id(root);
+    dip_comm_root_close(root);
+    int unreached = -1;
+    struct dip_comm_options options = {.id = &id,
+                                       .rank = 1,
+                                       .count = 2,
+                                       .join_ns_max = 600 * DIP_SECOND_NS,
+                                       .ret_unreached = &unreached};
+    struct dip_comm *comm = NULL;
+    int64_t begin_ns = dip_clock_now_ns();
+    assert_int_equal(dip_comm_open(&options, NULL, &comm), DIP_UNREACHABLE);
+    assert_true(dip_clock_now_ns() - begin_ns < 10 * DIP_SECOND_NS);
+    assert_int_equal(unreached, 0);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -715,15 +736,15 @@ static void test_left(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone),    cmocka_unit_test(test_values),
-        cmocka_unit_test(test_linear),   cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_stopped),  cmocka_unit_test(test_idle),
-        cmocka_unit_test(test_late),     cmocka_unit_test(test_abort),
-        cmocka_unit_test(test_mismatch), cmocka_unit_test(test_leave),
-        cmocka_unit_test(test_missing),  cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_stranger), cmocka_unit_test(test_left),
-        cmocka_unit_test(test_await),    cmocka_unit_test(test_await_killed),
-        cmocka_unit_test(test_unwanted),
+        cmocka_unit_test(test_alone),        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_linear),       cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_stopped),      cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_late),         cmocka_unit_test(test_abort),
+        cmocka_unit_test(test_mismatch),     cmocka_unit_test(test_leave),
+        cmocka_unit_test(test_missing),      cmocka_unit_test(test_unreached),
+        cmocka_unit_test(test_refused),      cmocka_unit_test(test_stranger),
+        cmocka_unit_test(test_left),         cmocka_unit_test(test_await),
+        cmocka_unit_test(test_await_killed), cmocka_unit_test(test_unwanted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

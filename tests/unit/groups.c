@@ -71,14 +71,20 @@ static void appear(struct world *w, uint32_t from, const char *host)
                 .kind = DIP_MESSAGE_APPEARED, .from = from, .as.appeared = {&facts, sizeof facts}});
 }
 
-static void answer(struct world *w, enum dip_message_kind kind, uint32_t from, uint64_t epoch)
+static void answer_about(struct world *w, enum dip_message_kind kind, uint32_t from, uint64_t epoch,
+                         int missing_rank)
 {
     struct dip_message m = {.kind = kind, .from = from};
     m.as.group.epoch = epoch;
-    m.as.group.missing_rank = -1;
+    m.as.group.missing_rank = missing_rank;
     m.as.group.comm_id_bytes = 8;
     memcpy(m.as.group.comm_id, &epoch, 8);
     feed(w, &m);
+}
+
+static void answer(struct world *w, enum dip_message_kind kind, uint32_t from, uint64_t epoch)
+{
+    answer_about(w, kind, from, epoch, -1);
 }
 
 static int count_of(const struct world *w, enum dip_message_kind message)
@@ -238,6 +244,85 @@ static void tries_are_bounded(void **state)
     assert_true(w->now_ns - begin_ns > (8 * 20 + 30) * SECOND_NS); /* timeouts and pauses */
     appear(w, 3, "a");
     assert_int_equal(view(w, 0).state, DIP_GROUP_PREPARING);
+    world_free(w);
+}
+
+/* ---- ranks that do not hear each other ---- */
+
+/* Both say so; the spare takes the place of one of them at once. */
+static void a_spare_comes_between_two_that_are_cut(void **state)
+{
+    (void)state;
+    struct world *w = world_new(2, 1, false);
+    for (uint32_t i = 1; i <= 3; i++)
+        appear(w, i, "a");
+    form(w, 0);
+    struct dip_group_view cut = view(w, 0);
+    answer_about(w, DIP_MESSAGE_GROUP_LOST, cut.ranks[1], cut.epoch, 0);
+    answer_about(w, DIP_MESSAGE_GROUP_LOST, cut.ranks[0], cut.epoch, 1);
+    struct dip_group_view mended = view(w, 0);
+    assert_int_equal(mended.ranks[1], cut.ranks[1]);
+    assert_int_equal(mended.ranks[0], 3);
+    form(w, 0);
+    world_free(w);
+}
+
+/* Worker 1 is alone on its side of a cut. Whoever is put beside it, it is the first to complain. */
+static void who_hears_nobody_is_left_out(void **state)
+{
+    (void)state;
+    struct world *w = world_new(2, 1, false);
+    for (uint32_t i = 1; i <= 3; i++)
+        appear(w, i, "a");
+    form(w, 0);
+    int tries = 0;
+    for (struct dip_group_view v = view(w, 0); v.ranks[0] == 1 || v.ranks[1] == 1; v = view(w, 0)) {
+        assert_true(tries++ < 4);
+        int rank = v.ranks[0] == 1 ? 0 : 1;
+        if (v.state == DIP_GROUP_PREPARING)
+            answer(w, DIP_MESSAGE_GROUP_PREPARED, v.ranks[0], v.epoch);
+        w->now_ns += 2 * SECOND_NS; /* to find out */
+        answer_about(w, DIP_MESSAGE_GROUP_LOST, 1, v.epoch, 1 - rank);
+        assert_int_equal(view(w, 0).state, DIP_GROUP_PREPARING);
+    }
+    form(w, 0);
+    world_free(w);
+}
+
+/* There is nobody else, and the cut lasts for minutes. */
+static void two_that_are_cut_are_tried_until_it_heals(void **state)
+{
+    (void)state;
+    struct world *w = world_new(2, 1, false);
+    appear(w, 1, "a");
+    appear(w, 2, "a");
+    for (int i = 0; i < 100; i++) {
+        struct dip_group_view v = view(w, 0);
+        assert_int_equal(v.state, DIP_GROUP_PREPARING);
+        answer(w, DIP_MESSAGE_GROUP_PREPARED, v.ranks[0], v.epoch);
+        w->now_ns += 2 * SECOND_NS;
+        answer_about(w, DIP_MESSAGE_GROUP_LOST, v.ranks[1], v.epoch, 0);
+        assert_true(dip_groups_wake_ns(w->g) <= w->now_ns + SECOND_NS);
+        w->now_ns = dip_groups_wake_ns(w->g);
+        say(w, DIP_MESSAGE_TICK, 0);
+    }
+    form(w, 0);
+    world_free(w);
+}
+
+/* A rank dies every ten seconds: nine seconds of work each time are no reason to wait for long. */
+static void what_has_stood_is_formed_again_at_once(void **state)
+{
+    (void)state;
+    struct world *w = world_new(2, 1, false);
+    appear(w, 1, "a");
+    for (int i = 0; i < 20; i++) {
+        appear(w, 2, "a");
+        form(w, 0);
+        w->now_ns += 9 * SECOND_NS;
+        say(w, DIP_MESSAGE_LOST, 2);
+        w->now_ns += SECOND_NS;
+    }
     world_free(w);
 }
 
@@ -479,6 +564,10 @@ int main(void)
         cmocka_unit_test(a_smaller_group_is_better_than_none),
         cmocka_unit_test(a_rank_that_leaves_drains_its_group),
         cmocka_unit_test(tries_are_bounded),
+        cmocka_unit_test(a_spare_comes_between_two_that_are_cut),
+        cmocka_unit_test(who_hears_nobody_is_left_out),
+        cmocka_unit_test(two_that_are_cut_are_tried_until_it_heals),
+        cmocka_unit_test(what_has_stood_is_formed_again_at_once),
         cmocka_unit_test(random_histories_end_in_groups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
