@@ -87,6 +87,7 @@ static enum dip_status start(struct worker *w, struct dip_why *why)
         .cluster_id = o->cluster,
         .listen = o->listen,
         .advertise = o->advertise,
+        .is_insecure = o->insecure,
         .token = o->token,
         .coordinator = o->server ? o->server
                        : o->etcd ? NULL

@@ -398,15 +398,6 @@ static enum dip_status load_model(struct dip_coordinator_daemon *d, struct dip_w
     return dip_model_digest(directory, why, d->digest);
 }
 
-static bool is_local(const char *listen)
-{
-    static const char *const starts[] = {"127.", "localhost:", "[::1]:", "unix:", "unix-abstract:"};
-    for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++)
-        if (strncmp(listen, starts[i], strlen(starts[i])) == 0)
-            return true;
-    return false;
-}
-
 static enum dip_status start_core(struct dip_coordinator_daemon *d, struct dip_why *why)
 {
     const struct dip_coordinator_daemon_options *o = &d->options;
@@ -439,11 +430,7 @@ static enum dip_status start_server(struct dip_coordinator_daemon *d, struct dip
                                            "grpc.reflection.v1.ServerReflection",
                                            "grpc.reflection.v1alpha.ServerReflection"};
     const struct dip_coordinator_daemon_options *o = &d->options;
-    if (!o->tls && !o->is_insecure && !is_local(o->listen))
-        return dip_fail(why, DIP_INVALID,
-                        "%s is reachable from other machines and there is no TLS: give a "
-                        "certificate, listen on 127.0.0.1, or allow it with --insecure",
-                        o->listen);
+    DIP_TRY(dip_rpc_listen_check(o->listen, o->tls, o->is_insecure, why));
     DIP_TRY(dip_reflection_new(services, sizeof services / sizeof services[0], &d->reflection));
     dip__service_image(d);
     dip__service_model(d);

@@ -385,6 +385,29 @@ enum dip_status dip_rpc_server_start(const struct dip_rpc_server_options *option
     return DIP_OK;
 }
 
+/* A name may begin with 127, too; numbers lead nowhere else. */
+bool dip_rpc_is_local(const char *address)
+{
+    static const char *const starts[] = {"localhost:", "[::1]:", "unix:", "unix-abstract:"};
+    for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++)
+        if (strncmp(address, starts[i], strlen(starts[i])) == 0)
+            return true;
+    char end = address[strspn(address, "0123456789.")];
+    return strcmp(address, "::1") == 0 ||
+           (strncmp(address, "127.", 4) == 0 && (end == ':' || end == '\0'));
+}
+
+enum dip_status dip_rpc_listen_check(const char *listen, const struct dip_rpc_tls *tls,
+                                     bool is_insecure, struct dip_why *why)
+{
+    if (tls || is_insecure || dip_rpc_is_local(listen))
+        return DIP_OK;
+    return dip_fail(why, DIP_INVALID,
+                    "%s is reachable from other machines and there is no TLS: give a "
+                    "certificate, listen on 127.0.0.1, or allow it with --insecure",
+                    listen);
+}
+
 int dip_rpc_server_port(const struct dip_rpc_server *server)
 {
     return server->port;

@@ -47,6 +47,14 @@ struct dip_rpc_server_options {
     int64_t ping_ns_min;          /* a peer that asks more often is sent away [10 s] */
 };
 
+/* Whether only this machine reaches it: a loopback address, with or without a port, or a unix
+ * socket. */
+bool dip_rpc_is_local(const char *address);
+/* Plaintext beyond this machine is for those who ask for it: INVALID, with a sentence, unless there
+ * is TLS, or `listen` is local, or is_insecure. */
+DIP_MUST_USE enum dip_status dip_rpc_listen_check(const char *listen, const struct dip_rpc_tls *tls,
+                                                  bool is_insecure, struct dip_why *why);
+
 /* Listens and serves. Before its loops run; with a single loop also on its owner thread.
  * Errors: IO (cannot listen there; why says what), NO_MEMORY and those of certificates. */
 DIP_MUST_USE enum dip_status dip_rpc_server_start(const struct dip_rpc_server_options *options,

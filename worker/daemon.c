@@ -172,9 +172,33 @@ static enum dip_status spoke_open(struct dip_worker_daemon *d)
     return DIP_OK;
 }
 
+static const char *listen_of(const struct dip_worker_daemon *d)
+{
+    return d->options.listen ? d->options.listen : "127.0.0.1:0";
+}
+
+/* Before anything is loaded. The ranks' exchange has a way of its own, which knows no TLS: whoever
+ * has TLS elsewhere asks for it by the address, and is reminded. */
+static enum dip_status check_exposure(struct dip_worker_daemon *d, struct dip_why *why)
+{
+    const struct dip_worker_daemon_options *o = &d->options;
+    DIP_TRY(dip_rpc_listen_check(listen_of(d), o->tls, o->is_insecure, why));
+    if (!o->group_address || dip_rpc_is_local(o->group_address) || o->is_insecure)
+        return DIP_OK;
+    if (!o->tls)
+        return dip_fail(why, DIP_INVALID,
+                        "what ranks exchange at --group-address %s is plaintext: keep it on a "
+                        "network of the cluster's own and allow it with --insecure",
+                        o->group_address);
+    if (o->log)
+        o->log(o->log_context, "what ranks exchange at --group-address is not encrypted, with TLS "
+                               "neither: keep it on a network of the cluster's own");
+    return DIP_OK;
+}
+
 static enum dip_status serve(struct dip_worker_daemon *d, struct dip_why *why)
 {
-    const char *listen = d->options.listen ? d->options.listen : "127.0.0.1:0";
+    const char *listen = listen_of(d);
     struct dip_rpc_server_options options = {.listen = listen,
                                              .tls = d->options.tls,
                                              .loops = &d->loop,
@@ -220,6 +244,7 @@ static enum dip_status worker_open(struct dip_worker_daemon *d, struct dip_why *
 
 static enum dip_status start_all(struct dip_worker_daemon *d, struct dip_why *why)
 {
+    DIP_TRY(check_exposure(d, why));
     DIP_TRY(model_open(d, why));
     facts_fill(d);
     limits_fill(d);

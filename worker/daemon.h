@@ -23,9 +23,9 @@ struct dip_worker_daemon;
 struct dip_worker_daemon_options {
     const char *model; /* directory */
     struct dip_device_options device;
-    uint32_t roles; /* enum dip_role bits */
-    bool ar_group;  /* as of dip_worker_options */
-    const char *group_address;
+    uint32_t roles;            /* enum dip_role bits */
+    bool ar_group;             /* as of dip_worker_options */
+    const char *group_address; /* what ranks exchange there is not encrypted, with TLS neither */
 
     /* Who it is. */
     const char *name;       /* stable across restarts when given; NULL = host and process */
@@ -34,6 +34,7 @@ struct dip_worker_daemon_options {
 
     /* Where it is, and how it is let in. */
     const char *listen;      /* HingeService; NULL = "127.0.0.1:0" */
+    bool is_insecure;        /* without TLS: may be reached from other machines */
     const char *advertise;   /* "host:port" or "host" for other workers; NULL = as it listens */
     const char *coordinator; /* "host:port" of the leader; NULL = set later */
     const char *token;       /* shown to the coordinator and between workers; NULL = none */

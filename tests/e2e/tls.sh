@@ -81,10 +81,23 @@ embedded() { "$diptych" generate --model "$tiny" --json -o e.png "$@" | hashes; 
 
 # ---- plaintext beyond this machine is for those who ask for it ----
 refuses 2 '^error: 0\.0\.0\.0:0 .*--insecure' "$diptych" coordinator --model "$tiny" --listen 0.0.0.0:0
+refuses 2 '^error: 0\.0\.0\.0:0 .*--insecure' "$diptych" worker --model "$tiny" --listen 0.0.0.0:0
+refuses 2 '^error: \[::\]:0 .*--insecure' "$diptych" worker --model "$tiny" --listen '[::]:0'
+refuses 2 '^error: 127\.somewhere\.else:0 .*--insecure' "$diptych" worker --model "$tiny" --listen 127.somewhere.else:0
+refuses 2 'group-address 10\.9\.8\.7 .*--insecure' "$diptych" worker --model "$tiny" --role ar --ar-rank --group-address 10.9.8.7
+"$diptych" worker --model "$tiny" --role ar --listen 0.0.0.0:0 --insecure >open-worker.out 2>open.log &
+pids+=("$!")
+expect "a worker with --insecure does not listen" grep -q "listening on" open-worker.out
+end_last() { kill -KILL "${pids[-1]}"; wait "${pids[-1]}" 2>/dev/null; unset 'pids[-1]'; }
+end_last
+"$diptych" worker --model "$tiny" --role ar --ar-rank --listen 0.0.0.0:0 --tls-cert worker.pem --tls-key worker.key --tls-ca root.pem --group-address 10.9.8.7 >closed.out 2>closed.log &
+pids+=("$!")
+expect "a worker with TLS does not listen" grep -q "listening on" closed.out
+expect "a worker with TLS does not say what stays open" grep -q "is not encrypted" closed.log
+end_last
 "$diptych" coordinator --model "$tiny" --listen 0.0.0.0:0 --insecure >open.out 2>open.log &
 pids+=("$!")
 expect "--insecure does not listen" grep -q "listening on" open.out
-end_last() { kill -KILL "${pids[-1]}"; wait "${pids[-1]}" 2>/dev/null; unset 'pids[-1]'; }
 end_last
 refuses 2 'needs --tls-key' "$diptych" coordinator --model "$tiny" --listen 127.0.0.1:0 --tls-cert server.pem
 refuses 1 'missing\.pem' "$diptych" coordinator --model "$tiny" --listen 127.0.0.1:0 --tls-cert missing.pem --tls-key server.key

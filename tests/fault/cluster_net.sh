@@ -48,8 +48,8 @@ cut_both() { one_way "$1" "$2" "$3" && one_way "$1" "$3" "$2"; }
 for name in coordinator-a ar-0 ar-1 ar-2 diffusion-0 diffusion-1 diffusion-2; do add_host $name; done
 server=${ip_of[coordinator-a]}:7000
 add_coordinator coordinator-a --listen "$server" --ar-tp 2 --insecure
-for i in 0 1 2; do add_rank "ar-$i" --server "$server" --listen "${ip_of[ar-$i]}:0" --group-address "${ip_of[ar-$i]}" --host-id "host-$i"; done
-for i in 0 1 2; do add_diffusion "diffusion-$i" --server "$server" --listen "${ip_of[diffusion-$i]}:0"; done
+for i in 0 1 2; do add_rank "ar-$i" --server "$server" --listen "${ip_of[ar-$i]}:0" --group-address "${ip_of[ar-$i]}" --host-id "host-$i" --insecure; done
+for i in 0 1 2; do add_diffusion "diffusion-$i" --server "$server" --listen "${ip_of[diffusion-$i]}:0" --insecure; done
 
 all_are_here() { everybody_is_ready 5 && [ "$(wc -l <seen)" -eq 6 ]; }
 wait_for_all() {
