@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "cli/device.h"
+#include "cli/expect.h"
 #include "cli/paths.h"
 #include "cli/signals.h"
 
@@ -48,6 +49,8 @@ static enum dip_status check_files(struct generation *g, struct dip_why *why)
         DIP_TRY(dip__image_path(o->output, i, g->image_count, why, g->images[i].path));
         DIP_TRY(dip__check_writable(g->images[i].path, "--output", why));
     }
+    if (o->expect)
+        DIP_TRY(dip__expect_read(o->expect, why, g->expected));
     if (o->trace)
         DIP_TRY(dip__check_writable(o->trace, "--trace", why));
     if (o->previews)
@@ -198,11 +201,13 @@ static void begin_show(struct generation *g)
         g->is_showing = true;
 }
 
-static enum exit_code finish(const struct generation *g, enum dip_status status)
+static enum exit_code finish(struct generation *g, enum dip_status status)
 {
     if (!status) {
         dip__generation_report(g);
-        return EXIT_DONE;
+        if (g->expected[0])
+            status = dip__expect_meet(g->expected, g->images[0].sha256, &g->why);
+        return status ? dip__fail(status, &g->why) : EXIT_DONE;
     }
     if (status == DIP_CANCELLED && dip__signals_came()) {
         dip__print_error("stopped");

@@ -27,6 +27,7 @@ struct generation {
     const char *prompt;
     char model_path[DIP_PATH_BYTES_MAX];
     int64_t begin_ns, ready_ns, first_token_ns; /* of the process; 0 = not reached */
+    char expected[DIP_SHA256_HEX_BYTES];        /* of image 0; empty = whatever it is */
     bool is_showing;
     struct terminal terminal;
     struct injection_file injection;

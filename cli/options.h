@@ -55,7 +55,8 @@ enum { OPTION_COUNT_MAX = 96, OPERANDS_MAX = 1 };
 
 /* Values, and whether the user gave them (flag or environment). */
 struct options {
-    const char *model, *output, *previews, *trace, *inject, *backend, *shape, *server, *etcd;
+    const char *model, *output, *expect, *previews, *trace, *inject, *backend, *shape, *server,
+        *etcd;
     const char *precision, *cuda_plugin;
     const char *tls_ca, *tls_cert, *tls_key, *tls_name, *token, *tokens;
     const char *listen, *advertise, *http, *cluster, *name, *host_id, *group_address, *inventory;

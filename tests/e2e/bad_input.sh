@@ -69,6 +69,7 @@ mkfifo pipe
 refuses 2 'pipe is not a file but a device or a pipe' "${generate[@]}" -o pipe x
 [ -p pipe ] && rm pipe || complain "the pipe was replaced"
 refuses 2 'only PNG is written, not .jpg' "${generate[@]}" -o out.jpg x
+refuses 1 'absent' "${generate[@]}" --expect absent x
 refuses 1 'no folder absent' "${generate[@]}" --trace absent/t x
 refuses 1 'cannot make the folder absent/p' "${generate[@]}" --previews absent/p x
 touch file

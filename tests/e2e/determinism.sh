@@ -38,6 +38,9 @@ check_model() {
   # The reported seed reproduces the picture.
   "$diptych" generate --model "$tiny" --json -o "$work/drawn.png" "a red circle" >"$work/drawn.json" || complain "no seed"
   same "$tiny reported seed" "$(field image_sha256 <"$work/drawn.json")" "$(sha --seed "$(field seed <"$work/drawn.json")" "a red circle")"
+  same "$tiny expected hash" "$alone" "$(sha --seed 11 --expect "$alone" "a red circle")"
+  same "$tiny expected file" "$alone" "$(sha --seed 11 --expect "$work/four-0.png" "a red circle")"
+  refuses 1 "SHA-256 is $alone; --expect says" "$diptych" generate --model "$tiny" --seed 11 --expect "$work/four-1.png" -o "$work/other.png" "a red circle"
   same "$tiny reported hash" "$(field image_sha256 <"$work/drawn.json")" "$(sha256sum <"$work/drawn.png" | cut -d' ' -f1)"
 }
 
