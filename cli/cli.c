@@ -80,6 +80,8 @@ static enum exit_code dispatch(const struct arguments *arguments)
         return dip__tokenize(arguments);
     case COMMAND_INSPECT:
         return dip__inspect(arguments);
+    case COMMAND_MODEL:
+        return dip__model(arguments);
     case COMMAND_BENCH:
         return dip__bench(arguments);
     case COMMAND_DOCTOR:

@@ -14,6 +14,7 @@ enum exit_code dip__generate(const struct arguments *arguments);
 enum exit_code dip__tokenize(const struct arguments *arguments);
 enum exit_code dip__sim(const struct arguments *arguments);
 enum exit_code dip__inspect(const struct arguments *arguments);
+enum exit_code dip__model(const struct arguments *arguments);
 enum exit_code dip__bench(const struct arguments *arguments);
 enum exit_code dip__doctor(const struct arguments *arguments);
 enum exit_code dip__up(const struct arguments *arguments);

@@ -19,6 +19,7 @@ enum command_id {
     COMMAND_GENERATE,
     COMMAND_TOKENIZE,
     COMMAND_INSPECT,
+    COMMAND_MODEL,
     COMMAND_BENCH,
     COMMAND_DOCTOR,
     COMMAND_UP,
@@ -60,6 +61,7 @@ struct options {
     const char *precision, *cuda_plugin;
     const char *tls_ca, *tls_cert, *tls_key, *tls_name, *token, *tokens;
     const char *listen, *advertise, *http, *cluster, *name, *host_id, *group_address, *inventory;
+    const char *digest, *manifest;
     const char *etcd_ca, *etcd_cert, *etcd_key, *etcd_user, *etcd_password;
     uint64_t seed;
     int64_t images, steps, top_k, threads, device, preview_every, timeout, grace;

@@ -80,6 +80,12 @@ DIP_MUST_USE enum dip_status dip_weights_bind_4d(struct dip_weights *weights, st
 DIP_MUST_USE enum dip_status dip_weights_check_unused(const struct dip_weights *weights,
                                                       struct dip_why *why);
 
+/* Looks at every value of every tensor that could be bound, for who wants to be sure rather than
+ * quick: reads the whole checkpoint. Errors: CORRUPT, naming the first tensor with a NaN or an
+ * infinity. */
+DIP_MUST_USE enum dip_status dip_weights_check_values(const struct dip_weights *weights,
+                                                      struct dip_why *why);
+
 /* SHA-256 hex over names, dtypes, shapes and sampled bytes of all tensors in name order. */
 DIP_MUST_USE enum dip_status dip_weights_digest(const struct dip_weights *weights,
                                                 char ret_hex[65]);

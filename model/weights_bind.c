@@ -86,10 +86,8 @@ static struct scan scan_values(const struct dip_weight *weight, enum dip_dtype d
     return scan;
 }
 
-static enum dip_status check_values(const struct dip_weight *weight, enum dip_dtype dtype,
-                                    struct dip_why *why)
+static enum dip_status judge(const struct dip_weight *weight, struct scan scan, struct dip_why *why)
 {
-    struct scan scan = scan_values(weight, dtype);
     if (scan.bad_count == 0)
         return DIP_OK;
     return dip_fail(why, DIP_CORRUPT,
@@ -97,6 +95,27 @@ static enum dip_status check_values(const struct dip_weight *weight, enum dip_dt
                     "first at element %zu: the file is damaged or its training failed",
                     weight->file, weight->name, scan.bad_count, scan.looked_count,
                     scan.first_index);
+}
+
+static enum dip_status check_values(const struct dip_weight *weight, enum dip_dtype dtype,
+                                    struct dip_why *why)
+{
+    return judge(weight, scan_values(weight, dtype), why);
+}
+
+enum dip_status dip_weights_check_values(const struct dip_weights *weights, struct dip_why *why)
+{
+    for (size_t i = 0; i < dip_weights_count(weights); i++) {
+        const struct dip_weight *weight = dip_weights_at(weights, i);
+        enum dip_dtype dtype = DIP_U8;
+        struct scan scan = {0};
+        if (!dip_safetensors_dtype(weight->dtype_name, &dtype) || dtype == DIP_I32 ||
+            dtype == DIP_U8)
+            continue; /* nothing that computes reads it */
+        scan_range(weight, dtype, 0, weight->bytes / dip_dtype_bytes(dtype), &scan);
+        DIP_TRY(judge(weight, scan, why));
+    }
+    return DIP_OK;
 }
 
 /* ---- binding ---- */

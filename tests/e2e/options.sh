@@ -10,7 +10,7 @@ checks=$((checks + 1))
 # Help and version everywhere.
 accepts "$diptych"
 accepts "$diptych" --help
-for command in generate tokenize inspect bench doctor up coordinator worker status drain undrain plan sim options version help; do
+for command in generate tokenize inspect model bench doctor up coordinator worker status drain undrain plan sim options version help; do
   accepts "$diptych" $command --help
   grep -q "usage: diptych" stdout || complain "$command --help prints no usage"
   accepts "$diptych" help $command

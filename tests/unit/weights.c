@@ -217,6 +217,34 @@ static void large_tensors_are_sampled(void **state)
     free(data);
 }
 
+/* Binding samples a large tensor; who wants to be sure looks at all of it. */
+static void every_value_is_looked_at_when_asked(void **state)
+{
+    (void)state;
+    enum { COUNT = 1536 * 1024, BAD = 12345 }; /* between two samples */
+    struct scratch scratch = scratch_open();
+    uint16_t *data = calloc(COUNT, sizeof *data);
+    assert_non_null(data);
+    for (int is_bad = 0; is_bad < 2; is_bad++) {
+        data[BAD] = is_bad ? 0x7c01 : 0;
+        scratch_write_safetensors(
+            &scratch, "model.safetensors",
+            "{\"w\":{\"dtype\":\"F16\",\"shape\":[1572864],\"data_offsets\":[0,3145728]}}  ", data,
+            COUNT * sizeof *data);
+        struct dip_weights *weights = open_weights(&scratch);
+        struct dip_tensor t = {0};
+        struct dip_why why = {0};
+        assert_int_equal(dip_weights_bind_1d(weights, &why, &t, COUNT, "w"), DIP_OK);
+        assert_int_equal(dip_weights_check_values(weights, &why), is_bad ? DIP_CORRUPT : DIP_OK);
+        if (is_bad)
+            expect_says(&why, "holds 1 NaN or infinite values among the 1572864 looked at, the "
+                              "first at element 12345");
+        dip_weights_close(weights);
+    }
+    free(data);
+    scratch_close(&scratch);
+}
+
 static void left_over_tensors_fail_by_name(void **state)
 {
     (void)state;
@@ -437,6 +465,7 @@ int main(void)
         cmocka_unit_test(misaligned_tensors_ask_for_a_new_file),
         cmocka_unit_test(nan_is_counted_and_placed),
         cmocka_unit_test(large_tensors_are_sampled),
+        cmocka_unit_test(every_value_is_looked_at_when_asked),
         cmocka_unit_test(left_over_tensors_fail_by_name),
         cmocka_unit_test(shards_are_joined_by_the_index),
         cmocka_unit_test(bad_indexes_are_refused),
