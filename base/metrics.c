@@ -3,7 +3,6 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -11,6 +10,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/page.h"
 
 enum { PAGE_BYTES_FIRST = 16 << 10, PAGE_BYTES_MAX = 16 << 20 };
 
@@ -25,9 +25,7 @@ struct dip_metrics {
     int row_count;
     int row;          /* being written; -1 before the first */
     struct text next; /* the owner's */
-    pthread_mutex_t lock;
-    char *page; /* the newest whole one, under the lock */
-    size_t page_bytes;
+    struct dip_page *page;
 };
 
 /* ---- text that grows ---- */
@@ -117,7 +115,10 @@ enum dip_status dip_metrics_new(const struct dip_metric_row *rows, int row_count
         return DIP_NO_MEMORY;
     m->rows = rows;
     m->row_count = row_count;
-    pthread_mutex_init(&m->lock, NULL);
+    if (dip_page_new(&m->page)) {
+        free(m);
+        return DIP_NO_MEMORY;
+    }
     *ret_metrics = m;
     return DIP_OK;
 }
@@ -126,9 +127,8 @@ void dip_metrics_free(struct dip_metrics *metrics)
 {
     if (!metrics)
         return;
-    pthread_mutex_destroy(&metrics->lock);
     free(metrics->next.data);
-    free(metrics->page);
+    dip_page_free(metrics->page);
     free(metrics);
 }
 
@@ -196,36 +196,15 @@ enum dip_status dip_metrics_publish(struct dip_metrics *metrics)
         advance(metrics, metrics->row_count - 1);
     if (text->is_short || !text_reserve(text, 0))
         return DIP_NO_MEMORY;
-    char *copy = malloc(text->bytes + 1);
-    if (!copy)
-        return DIP_NO_MEMORY;
-    memcpy(copy, text->data, text->bytes);
-    copy[text->bytes] = '\0';
-    pthread_mutex_lock(&metrics->lock);
-    char *old = metrics->page;
-    metrics->page = copy;
-    metrics->page_bytes = text->bytes;
-    pthread_mutex_unlock(&metrics->lock);
-    free(old);
-    return DIP_OK;
+    return dip_page_publish(metrics->page, text->data, text->bytes);
+}
+
+struct dip_page *dip_metrics_page(struct dip_metrics *metrics)
+{
+    return metrics->page;
 }
 
 enum dip_status dip_metrics_read(struct dip_metrics *metrics, char **ret_text, size_t *ret_bytes)
 {
-    enum dip_status status = DIP_OK;
-    char *copy = NULL;
-    pthread_mutex_lock(&metrics->lock);
-    size_t bytes = metrics->page_bytes;
-    if (!metrics->page)
-        status = DIP_NOT_FOUND;
-    else if (!(copy = malloc(bytes + 1)))
-        status = DIP_NO_MEMORY;
-    else
-        memcpy(copy, metrics->page, bytes + 1);
-    pthread_mutex_unlock(&metrics->lock);
-    if (status)
-        return status;
-    *ret_text = copy;
-    *ret_bytes = bytes;
-    return DIP_OK;
+    return dip_page_read(metrics->page, ret_text, ret_bytes);
 }

@@ -25,6 +25,7 @@ struct dip_metric_row {
 };
 
 struct dip_metrics;
+struct dip_page;
 
 /* The table is kept, not copied. Errors: NO_MEMORY. */
 DIP_MUST_USE enum dip_status dip_metrics_new(const struct dip_metric_row *rows, int row_count,
@@ -45,7 +46,17 @@ void dip_metrics_histogram(struct dip_metrics *metrics, int row, const char *con
 /* Errors: NO_MEMORY: the page before stays. */
 DIP_MUST_USE enum dip_status dip_metrics_publish(struct dip_metrics *metrics);
 
+/* Where the pages go, for who serves them. */
+struct dip_page *dip_metrics_page(struct dip_metrics *metrics);
+
 /* A copy of the newest page, owned by the caller (free); terminated. Any thread.
  * Errors: NOT_FOUND (none yet), NO_MEMORY. */
 DIP_MUST_USE enum dip_status dip_metrics_read(struct dip_metrics *metrics, char **ret_text,
                                               size_t *ret_bytes);
+
+/* One page of the pages of several processes with the same table: each series gets one more label,
+ * "rank" for example, with its process's number. NULL stands for a process that has no page now.
+ * The text is the caller's (free). Errors: NO_MEMORY, NOT_FOUND (no page at all). */
+DIP_MUST_USE enum dip_status dip_metrics_merge(const char *const *pages, int page_count,
+                                               const char *label, char **ret_text,
+                                               size_t *ret_bytes);

@@ -9,12 +9,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/assert.h"
 #include "base/file.h"
 #include "base/limits.h"
 
 enum { TEXT_BYTES_MAX = 2 << 20 };
 
-static enum dip_status add(struct manifest *m, const char *name, struct dip_why *why)
+static enum dip_status add(struct manifest *m, const char *name, struct dip_why *why,
+                           struct manifest_entry **ret_entry)
 {
     if (m->count == MANIFEST_FILES_MAX)
         return dip_fail(why, DIP_LIMIT, "there are more than %d files", MANIFEST_FILES_MAX);
@@ -28,6 +30,7 @@ static enum dip_status add(struct manifest *m, const char *name, struct dip_why 
     struct manifest_entry *entry = &m->entries[m->count++];
     *entry = (struct manifest_entry){0};
     snprintf(entry->name, sizeof entry->name, "%s", name);
+    *ret_entry = entry;
     return DIP_OK;
 }
 
@@ -83,7 +86,8 @@ static enum dip_status look_at(const char *directory, const char *folder, const 
         return dip_fail(why, DIP_NOT_FOUND, "%s: %s", path, strerror(errno));
     if (!S_ISREG(about.st_mode) || !is_plain(name))
         return dip_fail(why, DIP_INVALID, "%s is not a plain file with a plain name", path);
-    return add(m, name, why);
+    struct manifest_entry *entry = NULL;
+    return add(m, name, why, &entry);
 }
 
 static enum dip_status look_into(const char *directory, const char *folder, struct manifest *m,
@@ -155,8 +159,9 @@ static enum dip_status read_line(char *line, int number, const char *path, struc
         return dip_fail(why, DIP_CORRUPT,
                         "%s: line %d is not a SHA-256, two spaces and a name of at most %d bytes",
                         path, number, MANIFEST_NAME_BYTES - 1);
-    DIP_TRY(add(m, name, why));
-    struct manifest_entry *entry = &m->entries[m->count - 1];
+    struct manifest_entry *entry = NULL;
+    DIP_TRY(add(m, name, why, &entry));
+    dip_assert(entry);
     for (int i = 0; i < HEX_DIGITS; i++)
         entry->sha256[i] = (char)tolower((unsigned char)line[i]);
     return DIP_OK;

@@ -8,14 +8,27 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/assert.h"
 #include "base/clock.h"
 
 /* A loop that has not turned for so long does not live. */
 #define BEAT_NS_MAX (10 * DIP_SECOND_NS)
 
+static bool is_started(void *context, char ret_why[DIP_HTTP_WHY_BYTES])
+{
+    struct observed *o = context;
+    if (dip_flag_is_raised(&o->is_started))
+        return true;
+    snprintf(ret_why, DIP_HTTP_WHY_BYTES, "loading");
+    return false;
+}
+
+/* A start may take as long as it takes: whoever has no patience watches /startupz. */
 static bool is_live(void *context, char ret_why[DIP_HTTP_WHY_BYTES])
 {
     struct observed *o = context;
+    if (!is_started(o, ret_why))
+        return true;
     int64_t silent_ns = dip_clock_now_ns() - (int64_t)dip_counter_get(&o->beat_ns);
     if (silent_ns > BEAT_NS_MAX) {
         snprintf(ret_why, DIP_HTTP_WHY_BYTES, "the loop has stood still for %.1f s",
@@ -32,7 +45,7 @@ static bool is_live(void *context, char ret_why[DIP_HTTP_WHY_BYTES])
 static bool is_ready(void *context, char ret_why[DIP_HTTP_WHY_BYTES])
 {
     struct observed *o = context;
-    if (!is_live(o, ret_why))
+    if (!is_started(o, ret_why) || !is_live(o, ret_why))
         return false;
     if (dip_flag_is_raised(&o->is_ready))
         return true;
@@ -40,13 +53,9 @@ static bool is_ready(void *context, char ret_why[DIP_HTTP_WHY_BYTES])
     return false;
 }
 
-enum dip_status dip__observe_open(const struct options *options, const char *component,
-                                  const char *name, const struct dip_metric_row *rows,
-                                  int row_count, struct dip_why *why, struct observed *ret_observed)
+enum dip_status dip__observe_log(const struct options *options, const char *component,
+                                 const char *name, struct dip_why *why, struct dip_log **ret_log)
 {
-    struct observed *o = ret_observed;
-    *o = (struct observed){0};
-    dip_counter_set(&o->beat_ns, (uint64_t)dip_clock_now_ns());
     struct dip_log_options log = {
         .file = STDERR_FILENO,
         .is_json = options->log_format == LOG_FORMAT_JSON ||
@@ -54,18 +63,33 @@ enum dip_status dip__observe_open(const struct options *options, const char *com
         .level = (enum dip_log_level)options->log_level,
         .component = component,
         .name = name};
-    enum dip_status status = dip_log_open(&log, &o->log);
-    if (!status)
-        status = dip_metrics_new(rows, row_count, &o->metrics);
-    if (status)
-        dip_fail(why, status, "no memory for a log");
-    if (!status && options->http)
+    enum dip_status status = dip_log_open(&log, ret_log);
+    return status ? dip_fail(why, status, "no memory for a log") : DIP_OK;
+}
+
+enum dip_status dip__observe_open(const struct options *options, const char *component,
+                                  const char *name, const struct dip_metric_row *rows,
+                                  int row_count, struct dip_why *why, struct observed *ret_observed)
+{
+    struct observed *o = ret_observed;
+    dip_counter_set(&o->beat_ns, (uint64_t)dip_clock_now_ns());
+    enum dip_status status = dip__observe_log(options, component, name, why, &o->log);
+    if (!status && dip_metrics_new(rows, row_count, &o->metrics))
+        status = dip_fail(why, DIP_NO_MEMORY, "no memory for metrics");
+    if (!status && options->http) {
+        dip_assert(o->page_count < OBSERVED_PAGES_MAX);
+        o->pages[o->page_count++] = (struct dip_http_page){.path = "/metrics",
+                                                           .type = DIP_HTTP_METRICS_TYPE,
+                                                           .page = dip_metrics_page(o->metrics)};
         status = dip_http_start(&(struct dip_http_options){.listen = options->http,
-                                                           .metrics = o->metrics,
+                                                           .pages = o->pages,
+                                                           .page_count = o->page_count,
                                                            .is_live = is_live,
                                                            .is_ready = is_ready,
+                                                           .is_started = is_started,
                                                            .context = o},
                                 why, &o->http);
+    }
     if (status)
         dip__observe_close(o);
     return status;
@@ -82,6 +106,7 @@ void dip__observe_close(struct observed *observed)
 void dip__observe_beat(struct observed *observed, bool ready, bool stuck)
 {
     dip_counter_set(&observed->beat_ns, (uint64_t)dip_clock_now_ns());
+    dip_flag_raise(&observed->is_started);
     if (ready)
         dip_flag_raise(&observed->is_ready);
     else

@@ -1,8 +1,10 @@
 /* cli/observe.h - what a daemon shows of itself: its log, its metrics page, its probes.
  *
- * The probes are answered on a thread of net/http, also while the process's own loop stands still:
- * it is the loop that says, from time to time, that it turns, that it is ready, and whether the
- * work that it looks after makes progress. */
+ * /startupz is good once the process has loaded what it needs, /healthz while it makes progress (or
+ * still loads), /readyz while it should be given work. They are answered on a thread of
+ * net/http, also while the process's own loop stands still: it is the loop that says, from time to
+ * time, that it turns, that it is ready, and whether the work that it looks after makes progress.
+ */
 #pragma once
 
 #include "base/counter.h"
@@ -12,14 +14,23 @@
 #include "cli/options.h"
 #include "net/http.h"
 
-/* Does not move while it is open. */
+enum { OBSERVED_PAGES_MAX = 3 };
+
+/* Zero-initialise; pages beside /metrics may be filled in then. Does not move while it is open. */
 struct observed {
     struct dip_log *log;
     struct dip_metrics *metrics;
     struct dip_http *http; /* NULL without --http */
     struct dip_counter beat_ns;
-    struct dip_flag is_ready, is_stuck;
+    struct dip_flag is_started, is_ready, is_stuck;
+    struct dip_http_page pages[OBSERVED_PAGES_MAX];
+    int page_count;
 };
+
+/* The log alone. Errors: NO_MEMORY. */
+DIP_MUST_USE enum dip_status dip__observe_log(const struct options *options, const char *component,
+                                              const char *name, struct dip_why *why,
+                                              struct dip_log **ret_log);
 
 /* Opens the log, and the pages when --http asks for them. Errors: those of dip_http_start. */
 DIP_MUST_USE enum dip_status dip__observe_open(const struct options *options, const char *component,
@@ -28,7 +39,8 @@ DIP_MUST_USE enum dip_status dip__observe_open(const struct options *options, co
                                                struct observed *ret_observed);
 void dip__observe_close(struct observed *observed);
 
-/* From the process's own loop, several times a second. */
+/* From the process's own loop, several times a second, from when it has loaded what it needs: the
+ * first one ends the start, during which nobody expects it to turn. */
 void dip__observe_beat(struct observed *observed, bool is_ready, bool is_stuck);
 
 /* ---- the families that every process has; at the end of its table ---- */

@@ -25,8 +25,18 @@ struct dip_http {
 
 /* ---- answers ---- */
 
+/* "Name: value" of a page. */
+static void add_header(struct MHD_Response *response, const char *line)
+{
+    char name[64];
+    const char *colon = strchr(line, ':');
+    snprintf(name, sizeof name, "%.*s", (int)(colon - line), line);
+    MHD_add_response_header(response, name, colon + 2);
+}
+
 static enum MHD_Result reply(struct MHD_Connection *connection, unsigned code, char *text,
-                             size_t bytes, enum MHD_ResponseMemoryMode mode, const char *type)
+                             size_t bytes, enum MHD_ResponseMemoryMode mode,
+                             const struct dip_http_page *page)
 {
     struct MHD_Response *response = MHD_create_response_from_buffer(bytes, text, mode);
     if (!response) {
@@ -34,8 +44,12 @@ static enum MHD_Result reply(struct MHD_Connection *connection, unsigned code, c
             free(text);
         return MHD_NO;
     }
-    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
+                            page ? page->type : "text/plain; charset=utf-8");
     MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    if (page && page->headers)
+        add_header(response, page->headers);
     if (code == MHD_HTTP_METHOD_NOT_ALLOWED)
         MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
     enum MHD_Result result = MHD_queue_response(connection, code, response);
@@ -48,18 +62,17 @@ static enum MHD_Result reply_text(struct MHD_Connection *connection, unsigned co
 {
     char line[DIP_HTTP_WHY_BYTES + 1];
     int bytes = snprintf(line, sizeof line, "%s\n", text);
-    return reply(connection, code, line, (size_t)bytes, MHD_RESPMEM_MUST_COPY,
-                 "text/plain; charset=utf-8");
+    return reply(connection, code, line, (size_t)bytes, MHD_RESPMEM_MUST_COPY, NULL);
 }
 
-static enum MHD_Result reply_metrics(struct MHD_Connection *connection, struct dip_metrics *metrics)
+static enum MHD_Result reply_page(struct MHD_Connection *connection,
+                                  const struct dip_http_page *page)
 {
     char *text = NULL;
     size_t bytes = 0;
-    if (dip_metrics_read(metrics, &text, &bytes))
+    if (dip_page_read(page->page, &text, &bytes))
         return reply_text(connection, MHD_HTTP_SERVICE_UNAVAILABLE, "nothing was measured yet");
-    return reply(connection, MHD_HTTP_OK, text, bytes, MHD_RESPMEM_MUST_FREE,
-                 "text/plain; version=0.0.4; charset=utf-8");
+    return reply(connection, MHD_HTTP_OK, text, bytes, MHD_RESPMEM_MUST_FREE, page);
 }
 
 static enum MHD_Result reply_probe(struct MHD_Connection *connection, const struct dip_http *http,
@@ -89,13 +102,17 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
     }
     if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0)
         return reply_text(connection, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET and HEAD");
-    if (strcmp(path, "/metrics") == 0)
-        return reply_metrics(connection, http->options.metrics);
+    for (int i = 0; i < http->options.page_count; i++)
+        if (strcmp(path, http->options.pages[i].path) == 0)
+            return reply_page(connection, &http->options.pages[i]);
     if (strcmp(path, "/healthz") == 0)
         return reply_probe(connection, http, http->options.is_live);
     if (strcmp(path, "/readyz") == 0)
         return reply_probe(connection, http, http->options.is_ready);
-    return reply_text(connection, MHD_HTTP_NOT_FOUND, "there are /metrics, /healthz and /readyz");
+    if (strcmp(path, "/startupz") == 0)
+        return reply_probe(connection, http, http->options.is_started);
+    return reply_text(connection, MHD_HTTP_NOT_FOUND,
+                      "there are /metrics, /healthz, /readyz and /startupz");
 }
 
 /* ---- listening ---- */

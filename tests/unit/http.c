@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "base/flag.h"
+#include "base/metrics.h"
 #include "net/http.h"
 
 static const struct dip_metric_row rows[] = {
@@ -22,7 +23,13 @@ static const struct dip_metric_row rows[] = {
 
 static struct dip_metrics *metrics;
 static struct dip_http *http;
-static struct dip_flag is_sick, is_busy;
+static struct dip_flag is_sick, is_busy, is_loaded;
+static struct dip_http_page pages[2] = {
+    {.path = "/metrics", .type = DIP_HTTP_METRICS_TYPE},
+    {.path = "/status",
+     .type = "text/html",
+     .headers = "Content-Security-Policy: default-src 'none'"},
+};
 
 static bool is_live(void *context, char ret_why[DIP_HTTP_WHY_BYTES])
 {
@@ -36,6 +43,13 @@ static bool is_ready(void *context, char ret_why[DIP_HTTP_WHY_BYTES])
     (void)context;
     snprintf(ret_why, DIP_HTTP_WHY_BYTES, "no worker of the diffusion panel");
     return !dip_flag_is_raised(&is_busy);
+}
+
+static bool is_started(void *context, char ret_why[DIP_HTTP_WHY_BYTES])
+{
+    (void)context;
+    snprintf(ret_why, DIP_HTTP_WHY_BYTES, "loading");
+    return dip_flag_is_raised(&is_loaded);
 }
 
 static char answer[1 << 16];
@@ -91,6 +105,24 @@ static void probes_say_what_the_process_says(void **state)
     assert_answer("503", "no worker of the diffusion panel\n");
     dip_flag_lower(&is_sick);
     dip_flag_lower(&is_busy);
+    get("/startupz");
+    assert_answer("503", "loading\n");
+    dip_flag_raise(&is_loaded);
+    get("/startupz");
+    assert_answer("200", "\r\n\r\n");
+}
+
+static void pages_have_their_own_type_and_header(void **state)
+{
+    (void)state;
+    get("/status");
+    assert_answer("503", "nothing");
+    assert_int_equal(dip_page_publish(pages[1].page, "<p>hi", 5), DIP_OK);
+    get("/status");
+    assert_answer("200", "\r\n\r\n<p>hi");
+    assert_non_null(strstr(answer, "Content-Type: text/html\r\n"));
+    assert_non_null(strstr(answer, "Content-Security-Policy: default-src 'none'\r\n"));
+    assert_non_null(strstr(answer, "nosniff"));
 }
 
 static void metrics_are_the_newest_page(void **state)
@@ -154,8 +186,11 @@ static void addresses_are_checked(void **state)
         "",       "localhost",       "127.0.0.1:",          "127.0.0.1:http",
         "[::1:5", "127.0.0.1:99999", "not.a.host.invalid:1"};
     struct dip_http *other = NULL;
-    struct dip_http_options options = {
-        .metrics = metrics, .is_live = is_live, .is_ready = is_ready};
+    struct dip_http_options options = {.pages = pages,
+                                       .page_count = 2,
+                                       .is_live = is_live,
+                                       .is_ready = is_ready,
+                                       .is_started = is_started};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         struct dip_why why = {0};
         options.listen = wrong[i];
@@ -174,10 +209,15 @@ static int start(void **state)
 {
     (void)state;
     struct dip_why why = {0};
-    struct dip_http_options options = {
-        .listen = "127.0.0.1:0", .is_live = is_live, .is_ready = is_ready};
+    struct dip_http_options options = {.listen = "127.0.0.1:0",
+                                       .pages = pages,
+                                       .page_count = 2,
+                                       .is_live = is_live,
+                                       .is_ready = is_ready,
+                                       .is_started = is_started};
     assert_int_equal(dip_metrics_new(rows, 1, &metrics), DIP_OK);
-    options.metrics = metrics;
+    assert_int_equal(dip_page_new(&pages[1].page), DIP_OK);
+    pages[0].page = dip_metrics_page(metrics);
     if (dip_http_start(&options, &why, &http))
         fail_msg("%s", why.text);
     return 0;
@@ -188,6 +228,7 @@ static int stop(void **state)
     (void)state;
     dip_http_stop(http);
     dip_metrics_free(metrics);
+    dip_page_free(pages[1].page);
     return 0;
 }
 
@@ -196,6 +237,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(metrics_are_the_newest_page),
         cmocka_unit_test(probes_say_what_the_process_says),
+        cmocka_unit_test(pages_have_their_own_type_and_header),
         cmocka_unit_test(nothing_else_is_served),
         cmocka_unit_test(bad_clients_do_not_matter),
         cmocka_unit_test(addresses_are_checked),

@@ -108,10 +108,35 @@ static void readers_get_whole_pages(void **state)
     dip_metrics_free(m);
 }
 
+/* Three processes, one of which has no page; labels, escapes and buckets stay as they are. */
+static void pages_of_processes_are_merged(void **state)
+{
+    (void)state;
+    static const char *const pages[] = {
+        "# HELP a A.\n# TYPE a gauge\na 1\n# HELP b B {x}.\n# TYPE b counter\n"
+        "# HELP c C.\n# TYPE c gauge\nc{n=\"a b{\"} 1\n",
+        NULL,
+        "# HELP a A.\n# TYPE a gauge\na 2\n# HELP b B {x}.\n# TYPE b counter\n"
+        "b{m=\"x\",le=\"+Inf\"} 5\n# HELP c C.\n# TYPE c gauge\nc{n=\"y\"} 1\nc{n=\"z\"} 0\n",
+    };
+    char *text = NULL;
+    size_t bytes = 0;
+    assert_int_equal(dip_metrics_merge(pages, 3, "rank", &text, &bytes), DIP_OK);
+    assert_string_equal(text, "# HELP a A.\n# TYPE a gauge\na{rank=\"0\"} 1\na{rank=\"2\"} 2\n"
+                              "# HELP b B {x}.\n# TYPE b counter\n"
+                              "b{rank=\"2\",m=\"x\",le=\"+Inf\"} 5\n"
+                              "# HELP c C.\n# TYPE c gauge\nc{rank=\"0\",n=\"a b{\"} 1\n"
+                              "c{rank=\"2\",n=\"y\"} 1\nc{rank=\"2\",n=\"z\"} 0\n");
+    assert_int_equal(bytes, strlen(text));
+    free(text);
+    assert_int_equal(dip_metrics_merge(pages + 1, 1, "rank", &text, &bytes), DIP_NOT_FOUND);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_page_is_prometheus_text),
+        cmocka_unit_test(pages_of_processes_are_merged),
         cmocka_unit_test(readers_get_whole_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
