@@ -20,6 +20,7 @@ enum exit_code dip__doctor(const struct arguments *arguments);
 enum exit_code dip__up(const struct arguments *arguments);
 enum exit_code dip__coordinator(const struct arguments *arguments);
 enum exit_code dip__worker(const struct arguments *arguments);
+enum exit_code dip__ranks(const struct arguments *arguments); /* worker --ranks */
 enum exit_code dip__plan(const struct arguments *arguments);
 enum exit_code dip__status(const struct arguments *arguments);
 enum exit_code dip__drain(const struct arguments *arguments);

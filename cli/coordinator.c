@@ -147,7 +147,7 @@ enum exit_code dip__coordinator(const struct arguments *arguments)
     if (c.observed.http) {
         char port[16];
         snprintf(port, sizeof port, "%d", dip_http_port(c.observed.http));
-        dip__fact("coordinator", "metrics on port ", port);
+        dip__fact("coordinator", FACT_METRICS, port);
     }
     dip_log_say(c.observed.log, DIP_LOG_INFO, "started");
     while (!c.is_stopped) {

@@ -10,6 +10,7 @@
 /* The lines that a daemon says about itself on standard output, one per fact; `up` reads them:
  * "coordinator: listening on 127.0.0.1:50051". */
 #define FACT_LISTENING "listening on "
+#define FACT_METRICS   "metrics on port "
 #define FACT_READY     "ready"
 #define FACT_WAITING   "not ready"
 

@@ -65,7 +65,7 @@ struct options {
     const char *etcd_ca, *etcd_cert, *etcd_key, *etcd_user, *etcd_password;
     uint64_t seed;
     int64_t images, steps, top_k, threads, device, preview_every, timeout, grace;
-    int64_t ar_tp, ar_groups, diffusion, ar_slots, diffusion_slots;
+    int64_t ranks, ar_tp, ar_groups, diffusion, ar_slots, diffusion_slots;
     int64_t queue_max, images_max, tenant_max, request_images_max, members_max, attempts;
     int64_t result_mib, result_time, deadline, stall_time;
     int64_t heartbeat, silence, stuck_time;

@@ -104,10 +104,14 @@ static enum dip_status start_child(struct up *up, struct child *child, struct di
     bool is_coordinator = child->role == CHILD_COORDINATOR;
     if (child->role == CHILD_AR && o->ar_tp > 1)
         worker[7] = "--ar-rank";
+    static const char *const own[] = {"listen", "http",      "name",   "threads",
+                                      "device", "advertise", "server", NULL};
     struct child_start start = {.options = o,
                                 .words = is_coordinator ? coordinator : worker,
+                                .own = own,
                                 .threads = is_coordinator ? 0 : threads_of(up, child),
-                                .device = is_coordinator ? 0 : device_of(up, child)};
+                                .device = is_coordinator ? 0 : device_of(up, child),
+                                .is_quiet = true}; /* `up` itself says what happens */
     return dip__child_start(child, &start, why);
 }
 

@@ -1,4 +1,4 @@
-/* cli/up.h - the processes of `diptych up`; private to cli/. */
+/* cli/up.h - the processes of `diptych up`, and of a worker of several ranks; private to cli/. */
 #pragma once
 
 #include <stdbool.h>
@@ -9,7 +9,7 @@
 
 enum child_role { CHILD_COORDINATOR, CHILD_AR, CHILD_DIFFUSION };
 
-enum { CHILD_NAME_BYTES = 32, CHILD_LINE_BYTES = 512, CHILDREN_MAX = 1 + 64 * 64 + 64 };
+enum { CHILD_NAME_BYTES = 96, CHILD_LINE_BYTES = 512, CHILDREN_MAX = 1 + 64 * 64 + 64 };
 
 /* One process: the same executable under another subcommand. It dies with this one. */
 struct child {
@@ -29,8 +29,10 @@ struct child {
 struct child_start {
     const struct options *options; /* the user's, passed on by the environment */
     const char *const *words;
-    int threads; /* 0 = as the user said, or all */
-    int device;  /* which GPU */
+    const char *const *own; /* names of options that are not passed on, ended by NULL */
+    int threads;            /* 0 = as the user said, or all */
+    int device;             /* which GPU; of a worker */
+    bool is_quiet;          /* it logs warnings only, unless the user said otherwise */
 };
 DIP_MUST_USE enum dip_status dip__child_start(struct child *child, const struct child_start *start,
                                               struct dip_why *why);

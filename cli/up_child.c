@@ -1,7 +1,9 @@
-/* cli/up_child.c - starting, hearing and ending the processes of `up`.
+/* cli/up_child.c - starting, hearing and ending the processes of a parent.
  *
- * A child has a process group of its own, so that Ctrl-C on the terminal reaches `up` alone, which
- * then ends them in order; and the kernel kills it when `up` dies, however that happens. */
+ * A child has a process group of its own, so that Ctrl-C on the terminal reaches the parent alone,
+ * which then ends them in order; and the kernel kills it when the parent dies, however that
+ * happens.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -48,26 +50,25 @@ static const char *value_text(const struct option *row, const struct options *op
     }
 }
 
-/* What was said to `up` is said to its children, but for what concerns one process only. */
-static void pass_on(const struct options *options)
+/* What was said to the parent is said to its children, but for what concerns one process only. */
+static void pass_on(const struct child_start *start)
 {
-    static const char *const own[] = {"listen", "http",      "name",  "threads",
-                                      "device", "advertise", "server"};
+    const struct options *options = start->options;
     for (int i = 0; i < dip__option_count; i++) {
         const struct option *row = &dip__options[i];
         char name[ENVIRONMENT_NAME_BYTES], text[VALUE_BYTES];
         bool is_own = false;
         dip__environment_name(row, name);
-        for (size_t k = 0; k < sizeof own / sizeof own[0]; k++)
-            is_own |= strcmp(row->name, own[k]) == 0;
+        for (int k = 0; start->own[k]; k++)
+            is_own |= strcmp(row->name, start->own[k]) == 0;
         const char *value = value_text(row, options, text);
         if (is_own)
             unsetenv(name);
         else if (options->given[i] && value)
             setenv(name, value, 1);
     }
-    if (!dip__is_given(options, &options->log_level))
-        setenv("DIPTYCH_LOG_LEVEL", "warning", 1); /* `up` itself says what happens */
+    if (start->is_quiet && !dip__is_given(options, &options->log_level))
+        setenv("DIPTYCH_LOG_LEVEL", "warning", 1);
 }
 
 /* In the child, until exec; never returns. */
@@ -86,7 +87,7 @@ static void become(const struct child_start *start, pid_t parent, int output)
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (null >= 0)
         dup2(null, STDIN_FILENO);
-    pass_on(start->options);
+    pass_on(start);
     if (start->threads > 0) {
         snprintf(threads, sizeof threads, "%d", start->threads);
         setenv("DIPTYCH_THREADS", threads, 1);
@@ -108,7 +109,8 @@ enum dip_status dip__child_start(struct child *child, const struct child_start *
     if (pipe2(ends, O_CLOEXEC) != 0)
         return dip_fail(why, DIP_IO, "cannot start %s: too many open files", child->name);
     fflush(stdout);
-    pid_t pid = fork(); /* `up` has one thread: the child may do what it likes */
+    /* Other threads, if there are any, serve pages: nothing of theirs is touched before exec. */
+    pid_t pid = fork();
     if (pid == 0)
         become(start, parent, ends[1]);
     close(ends[1]);

@@ -177,6 +177,8 @@ enum exit_code dip__worker(const struct arguments *arguments)
 {
     struct worker w = {.options = &arguments->options};
     struct dip_why why = {0};
+    if (w.options->ranks > 1)
+        return dip__ranks(arguments);
     dip__signals_catch();
     enum dip_status status = start(&w, &why);
     enum exit_code code = status ? dip__fail(status, &why) : EXIT_DONE;
@@ -184,6 +186,10 @@ enum exit_code dip__worker(const struct arguments *arguments)
         char port[16];
         snprintf(port, sizeof port, "port %d", dip_worker_daemon_stats(w.daemon).port);
         dip__fact("worker", FACT_LISTENING, port);
+        if (w.observed.http) {
+            snprintf(port, sizeof port, "%d", dip_http_port(w.observed.http));
+            dip__fact("worker", FACT_METRICS, port);
+        }
         code = serve(&w);
     }
     dip__enrolled_leave(&w.enrolled, LEAVE_NS);
