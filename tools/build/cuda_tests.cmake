@@ -1,0 +1,32 @@
+# tools/build/cuda_tests.cmake - the CUDA kernels compiled by the host compiler over tests/cuda_emulator, and tests/cuda on them.
+#
+# tests/cuda/<name>.c is one program and one ctest entry (label prop). With a toolkit the same sources are also linked with
+# the real kernels as gpu_<name>: those say SKIPPED where there is no GPU.
+enable_language(CXX)
+file(GLOB cuda_kernels CONFIGURE_DEPENDS kernels/cuda/*.cu)
+file(GLOB cuda_emulator CONFIGURE_DEPENDS tests/cuda_emulator/*.cpp)
+foreach(kernel ${cuda_kernels}) # g++ does not know the suffix
+  get_filename_component(name ${kernel} NAME_WE)
+  set(emulated ${CMAKE_BINARY_DIR}/emulated_kernels/${name}.cpp)
+  file(CONFIGURE OUTPUT ${emulated} CONTENT "#include \"${kernel}\"\n")
+  list(APPEND cuda_emulator ${emulated})
+endforeach()
+add_library(cuda_kernels_emulated STATIC ${cuda_emulator})
+set(emulated_options -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wno-unknown-pragmas -O2 -ffp-contract=off
+                     -fno-math-errno -fvisibility=hidden)
+if(DIPTYCH_SANITIZE)
+  list(APPEND emulated_options -fsanitize=${DIPTYCH_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+endif()
+set_target_properties(cuda_kernels_emulated PROPERTIES COMPILE_OPTIONS "${emulated_options}" CXX_STANDARD 17)
+target_include_directories(cuda_kernels_emulated PUBLIC ${CMAKE_SOURCE_DIR})
+target_include_directories(cuda_kernels_emulated SYSTEM PUBLIC ${CMAKE_SOURCE_DIR}/tests/cuda_emulator)
+target_link_libraries(cuda_kernels_emulated PUBLIC Threads::Threads)
+
+file(GLOB sources CONFIGURE_DEPENDS tests/cuda/*.c)
+foreach(source ${sources})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(test_cuda_${name} ${source})
+  target_link_libraries(test_cuda_${name} PRIVATE cuda_kernels_emulated kernels base PkgConfig::CMOCKA)
+  add_test(NAME cuda/${name} COMMAND test_cuda_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(cuda/${name} PROPERTIES LABELS prop TIMEOUT 300 SKIP_RETURN_CODE 77)
+endforeach()
