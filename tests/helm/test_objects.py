@@ -160,8 +160,7 @@ for case, objects in rendered.items():
         has_tls = "--tls-cert" in told
         check(has_tls == (case not in ("minimal", "cpu-only")), f"{name}: TLS is {has_tls}")
         check(not has_tls or {"--tls-key", "--tls-ca", "--tls-name"} <= set(told), f"{name}: half of TLS: {told}")
-        if args[0] == "coordinator":
-            check(("--insecure" in told) == (not has_tls), f"{name}: plaintext without the word for it")
+        check(("--insecure" in told) == (not has_tls), f"{name}: plaintext without the word for it")
 
 told = {which: flags(container["args"]) for name, which, _, container in daemons() if name.startswith("restricted")}
 check(told["ar"]["--ranks"] == "2" == told["coordinator"]["--ar-tp"], f"two ranks: {told}")

@@ -24,6 +24,13 @@
 - --host-id=$(GROUP)
 {{- end }}
 - --backend={{ $root.Values.backend }}
+- --precision={{ $root.Values.precision }}
+{{- if eq $root.Values.backend "cuda" }}
+- --device={{ int64 $root.Values.gpu.device }}
+{{- with $root.Values.gpu.plugin }}
+- --cuda-plugin={{ . }}
+{{- end }}
+{{- end }}
 {{- with int64 $values.threads }}
 - --threads={{ . }}
 {{- end }}
@@ -33,10 +40,13 @@
 {{ include "diptych.commonArgs" $root | trim }}
 {{- if include "diptych.tls" $root }}
 - --tls-name={{ include "diptych.tlsName" $root }}
+{{- else }}
+- --insecure
 {{- end }}
 {{- if not (include "diptych.etcd" $root) }}
 - --server={{ include "diptych.server" $root }}
 {{- end }}
+- --stuck-time={{ int64 $root.Values.liveness.stuckSeconds }}
 - --grace={{ int64 $values.drainSeconds }}
 {{- with $values.extraArgs }}
 {{ toYaml . }}
