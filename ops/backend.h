@@ -18,9 +18,31 @@ struct dip_ops {
     enum dip_status (*reserve)(struct dip_device *device, size_t bytes, struct dip_mem *ret_mem);
     void (*release)(struct dip_device *device, struct dip_mem *mem);
     enum dip_status (*wait)(struct dip_stream *s);
+    /* NULL where the device reads host memory: it owns, stages, casts and places nothing. */
+    size_t (*weight_bytes)(const struct dip_device *device, struct dip_tensor weight,
+                           enum dip_weight_use use);
+    enum dip_status (*weight_place)(struct dip_stream *s, enum dip_weight_use use, void *at,
+                                    struct dip_tensor *weight);
+    bool (*owns)(const struct dip_device *device, const void *data);
+    const void *(*stage)(struct dip_stream *s, const void *data, size_t bytes);
+    enum dip_status (*cast)(struct dip_stream *s, struct dip_tensor to, struct dip_tensor from);
     enum dip_status (*copy)(struct dip_stream *s, struct dip_tensor to, struct dip_tensor from);
     enum dip_status (*fill)(struct dip_stream *s, struct dip_tensor to, float value);
     enum dip_status (*check_finite)(struct dip_stream *s, struct dip_tensor t, bool *ret_is_finite);
+    /* NULL where steps cannot be captured. */
+    enum dip_status (*graph_begin)(struct dip_stream *s);
+    enum dip_status (*graph_end)(struct dip_stream *s, struct dip_graph **ret_graph);
+    enum dip_status (*graph_launch)(struct dip_stream *s, struct dip_graph *graph);
+    void (*graph_free)(struct dip_stream *s, struct dip_graph *graph);
+    enum dip_status (*fence_new)(struct dip_stream *s, struct dip_fence **ret_fence);
+    void (*fence_free)(struct dip_stream *s, struct dip_fence *fence);
+    enum dip_status (*fence_set)(struct dip_stream *s, struct dip_fence *fence);
+    enum dip_status (*fence_wait)(struct dip_stream *s, struct dip_fence *fence);
+    enum dip_status (*reserve_shared)(struct dip_device *device, size_t bytes,
+                                      struct dip_mem *ret_mem, void **ret_device);
+    void (*release_shared)(struct dip_device *device, struct dip_mem *mem);
+    enum dip_status (*decode_begin)(struct dip_stream *s, const struct dip_decode_begin_args *a);
+    enum dip_status (*decode_end)(struct dip_stream *s, const struct dip_decode_end_args *a);
 /* clang-format off */
 #define DIP_OPS_LIST(X)                                                                            \
     X(linear) X(linear_grouped) X(embed) X(norm_rms) X(norm_layer) X(add) X(silu_mul) X(activate)  \

@@ -119,7 +119,36 @@ DIP_MUST_USE enum dip_status dip_wait(struct dip_stream *s);
  * after dip_wait. */
 DIP_MUST_USE enum dip_status dip_copy(struct dip_stream *s, struct dip_tensor to,
                                       struct dip_tensor from);
+/* The same values in another dtype, rounded to nearest; equal dtypes are copied. On the device. */
+DIP_MUST_USE enum dip_status dip_cast(struct dip_stream *s, struct dip_tensor to,
+                                      struct dip_tensor from);
+
+/* Where the device may read `bytes` of a host array until the next dip_wait; on the CPU the array
+ * itself. Every array below that is said to be of the host may be staged, which saves copying it
+ * again for each operation that reads it. NULL: more than fits until the next wait, or a dead
+ * device. */
+const void *dip_stage(struct dip_stream *s, const void *data, size_t bytes);
+
 DIP_MUST_USE enum dip_status dip_fill(struct dip_stream *s, struct dip_tensor to, float value);
+
+/* ---- weights ---- */
+
+/* What reads a weight. A convolution's kernel (edge above 1, not depthwise) is packed for it. */
+enum dip_weight_use { DIP_WEIGHT_PLAIN, DIP_WEIGHT_CONV, DIP_WEIGHT_CONV_UPSAMPLED };
+
+/* Whether operations read host memory: then weights stay views of their files, and the two calls
+ * below are not needed. Where not, every weight must be placed before an operation reads it. */
+bool dip_device_reads_host(const struct dip_device *device);
+
+/* Device memory that the weight takes, a multiple of 2. */
+size_t dip_weight_bytes(const struct dip_device *device, struct dip_tensor weight,
+                        enum dip_weight_use use);
+
+/* Copies a weight [..] of any strides from the host to `at` (dip_weight_bytes of device memory) and
+ * makes *weight its view there: dense, of the same shape, in the dtype that the device reads it in.
+ * Complete after dip_wait; the host's copy is read before the call returns. Errors: DEVICE. */
+DIP_MUST_USE enum dip_status dip_weight_place(struct dip_stream *s, enum dip_weight_use use,
+                                              void *at, struct dip_tensor *weight);
 
 /* ---- linear algebra ---- */
 
@@ -316,6 +345,86 @@ struct dip_sample_merge_args {
 };
 DIP_MUST_USE enum dip_status dip_sample_merge(struct dip_stream *s,
                                               const struct dip_sample_merge_args *a);
+
+/* ---- steps without the host ----
+ *
+ * A device that can capture records what is enqueued between begin and end, and repeats it at one
+ * stroke: same operations, same addresses, whatever the memory holds then. Host arrays cannot take
+ * part (they must have been staged, or be device memory), nor waits. Where dip_can_capture says no,
+ * the calls below return UNSUPPORTED. */
+struct dip_graph;
+bool dip_can_capture(const struct dip_stream *s);
+DIP_MUST_USE enum dip_status dip_graph_begin(struct dip_stream *s);
+/* Ends the recording, also when what was recorded has failed: then *ret_graph is NULL. */
+DIP_MUST_USE enum dip_status dip_graph_end(struct dip_stream *s, struct dip_graph **ret_graph);
+DIP_MUST_USE enum dip_status dip_graph_launch(struct dip_stream *s, struct dip_graph *graph);
+void dip_graph_free(struct dip_stream *s, struct dip_graph *graph);
+
+/* A point in a stream that the host can wait for, while work behind it goes on. */
+struct dip_fence;
+DIP_MUST_USE enum dip_status dip_fence_new(struct dip_stream *s, struct dip_fence **ret_fence);
+void dip_fence_free(struct dip_stream *s, struct dip_fence *fence);
+DIP_MUST_USE enum dip_status dip_fence_set(struct dip_stream *s, struct dip_fence *fence);
+DIP_MUST_USE enum dip_status dip_fence_wait(struct dip_stream *s, struct dip_fence *fence);
+
+/* Host memory that the device writes: `base` is its address here, *ret_device the device's. Zeroed;
+ * to be read behind a fence. */
+DIP_MUST_USE enum dip_status dip_reserve_shared(struct dip_device *device, size_t bytes,
+                                                struct dip_mem *ret_mem, void **ret_device);
+void dip_release_shared(struct dip_device *device, struct dip_mem *mem);
+
+/* What the device must know of a sequence that it decodes by itself. */
+enum dip_decode_state {
+    DIP_DECODE_IDLE,
+    DIP_DECODE_RUNNING,
+    DIP_DECODE_DONE,
+    DIP_DECODE_BROKEN /* a state that is not a number */
+};
+struct dip_decode_slot {
+    uint64_t seed;
+    uint32_t image_index;
+    int32_t state; /* enum dip_decode_state */
+    float temperature, top_p;
+    int32_t top_k;
+    int32_t position;  /* of the row it feeds next */
+    int32_t token;     /* index of the image token it draws next */
+    int32_t end;       /* done when position gets here, or at an end-of-sequence id */
+    int32_t hinge_row; /* where its next state goes */
+    float *hinge;      /* device, [.., H] */
+};
+
+/* Before a step of B rows: rows[r], draws[r] (device) and the last state of slot row_slots[r]. A
+ * slot that does not run stands where nobody reads. All memory is the device's. */
+struct dip_decode_begin_args {
+    struct dip_decode_slot *slots; /* [slots] */
+    const int32_t *row_slots;      /* [B] */
+    struct dip_tensor last;        /* [slots, H] f32 */
+    struct dip_tensor drawing;     /* [B, H] */
+    struct dip_row *rows;          /* [B] */
+    struct dip_draw *draws;        /* [B] */
+    uint32_t *step;                /* counts on */
+    int64_t capacity;              /* of a slot */
+};
+DIP_MUST_USE enum dip_status dip_decode_begin(struct dip_stream *s,
+                                              const struct dip_decode_begin_args *a);
+
+/* Behind it: each running slot's state of this step into `last` and its hinge, its counters move
+ * on, and ring[((step - 1) % ring_depth) B + r] = {id, state} (-1 for a slot that did not run). */
+enum { DIP_DECODE_EOS_MAX = 8 };
+struct dip_decode_end_args {
+    struct dip_decode_slot *slots;
+    const int32_t *row_slots;
+    struct dip_tensor last;   /* [slots, H] f32 */
+    struct dip_tensor hidden; /* [B, H] f32 */
+    const int32_t *ids;       /* [B] */
+    int32_t *ring;            /* shared, [ring_depth][B][2] */
+    const uint32_t *step;
+    int ring_depth;
+    int eos_count;
+    const int32_t *eos_ids; /* host */
+};
+DIP_MUST_USE enum dip_status dip_decode_end(struct dip_stream *s,
+                                            const struct dip_decode_end_args *a);
 
 /* ---- attention of the diffusion half ---- */
 

@@ -2,8 +2,12 @@
  *
  *   plugin.c   the one symbol the program looks up, and the table of operations
  *   device.c   opening a GPU, its errors, its memory
- *   stream.c   a queue, the ring that host arrays travel in, copies and waits
+ *   stream.c   a queue, the ring that host arrays travel in, flags, waits
+ *   copy.c     copies within the device and across its border
  *   entries_*  one function per operation: a job for a launcher of kernels/cuda
+ *   weight.c   weights from mapped files to device memory
+ *   graph.c    steps that repeat without the host
+ *   linear.c   products: our kernels, or cuBLASLt
  *
  * An error of CUDA is the end of the device: the first one is kept as a sentence, every later call
  * returns DEVICE, and nothing that was computed after it is believed. Thread: the device thread. */
@@ -14,11 +18,13 @@
 #include "ops/device.h"
 
 enum {
+    DIP__CUDA_READERS = 4,
     DIP__CUDA_RANGES_MAX = 64,      /* reservations alive at a time */
     DIP__CUDA_RING_BYTES = 4 << 20, /* host arrays between two waits */
     DIP__CUDA_RING_ALIGN = 256,
     DIP__CUDA_BOUNCE_BYTES = 8 << 20, /* pinned, each half of the way to the device and back */
     DIP__CUDA_RETURNS_MAX = 1024,     /* copies to the host between two waits */
+    DIP__CUDA_FLAGS_MAX = 1024,       /* questions whether something is finite */
 };
 
 struct dip__cuda {
@@ -27,6 +33,7 @@ struct dip__cuda {
     int processor_count;
     struct dip_mem ranges[DIP__CUDA_RANGES_MAX];
     int range_count;
+    struct dip_pool *readers; /* DIP__CUDA_READERS threads, asleep but for large copies */
     bool is_dead;
 };
 
@@ -40,6 +47,7 @@ struct dip__cuda_return {
 
 struct dip__cuda_stream {
     cudaStream_t stream;
+    bool is_capturing; /* no host array may travel then: its bytes would be those of today */
 
     /* Host arrays: written to the pinned half, read by kernels from the device's. */
     char *ring, *ring_device;
@@ -54,7 +62,13 @@ struct dip__cuda_stream {
     struct dip__cuda_return returns[DIP__CUDA_RETURNS_MAX];
     int return_count;
 
-    uint32_t *flag; /* device: set by a kernel that met a NaN or an infinity */
+    void *scratch; /* device, DIP_CUDA_SCRATCH_BYTES: for one kernel at a time */
+
+    /* Device words, set by kernels that met a NaN or an infinity; after a wait each is told to the
+     * place it was asked for. */
+    uint32_t *flags;
+    bool *flag_places[DIP__CUDA_FLAGS_MAX];
+    int flag_count;
 };
 
 static inline struct dip__cuda *dip__cuda(const struct dip_device *device)
@@ -65,6 +79,12 @@ static inline struct dip__cuda *dip__cuda(const struct dip_device *device)
 static inline struct dip__cuda_stream *dip__cuda_stream(const struct dip_stream *s)
 {
     return s->state;
+}
+
+/* Everything in the ring starts at a multiple of DIP__CUDA_RING_ALIGN. */
+static inline size_t dip__cuda_ring_round(size_t bytes)
+{
+    return (bytes + DIP__CUDA_RING_ALIGN - 1) / DIP__CUDA_RING_ALIGN * DIP__CUDA_RING_ALIGN;
 }
 
 /* OK, or DEVICE and the device's end. `what` was being done. */
@@ -91,3 +111,36 @@ enum dip_status dip__cuda_fill(struct dip_stream *s, struct dip_tensor to, float
 /* Where a kernel may read `bytes` of a host array until the next wait; device memory as it is.
  * NULL: the ring is full, which the caller reports as LIMIT, or the device dead. */
 const void *dip__cuda_stage(struct dip_stream *s, const void *data, size_t bytes);
+
+/* A device word that is zero when a kernel gets to see it; after the wait *ret_is_finite says
+ * whether it still is. */
+enum dip_status dip__cuda_flag(struct dip_stream *s, bool *ret_is_finite, uint32_t **ret_flag);
+enum dip_status dip__cuda_cast(struct dip_stream *s, struct dip_tensor to, struct dip_tensor from);
+enum dip_status dip__cuda_check_finite(struct dip_stream *s, struct dip_tensor t,
+                                       bool *ret_is_finite);
+
+size_t dip__cuda_weight_bytes(const struct dip_device *device, struct dip_tensor weight,
+                              enum dip_weight_use use);
+enum dip_status dip__cuda_weight_place(struct dip_stream *s, enum dip_weight_use use, void *at,
+                                       struct dip_tensor *weight);
+
+/* To any dense place in device memory, also such that no caller of ops/ knows. */
+enum dip_status dip__cuda_copy_up(struct dip_stream *s, struct dip_tensor to,
+                                  struct dip_tensor from);
+
+enum dip_status dip__cuda_graph_begin(struct dip_stream *s);
+enum dip_status dip__cuda_graph_end(struct dip_stream *s, struct dip_graph **ret_graph);
+enum dip_status dip__cuda_graph_launch(struct dip_stream *s, struct dip_graph *graph);
+void dip__cuda_graph_free(struct dip_stream *s, struct dip_graph *graph);
+enum dip_status dip__cuda_fence_new(struct dip_stream *s, struct dip_fence **ret_fence);
+void dip__cuda_fence_free(struct dip_stream *s, struct dip_fence *fence);
+enum dip_status dip__cuda_fence_set(struct dip_stream *s, struct dip_fence *fence);
+enum dip_status dip__cuda_fence_wait(struct dip_stream *s, struct dip_fence *fence);
+enum dip_status dip__cuda_reserve_shared(struct dip_device *device, size_t bytes,
+                                         struct dip_mem *ret_mem, void **ret_device);
+void dip__cuda_release_shared(struct dip_device *device, struct dip_mem *mem);
+enum dip_status dip__cuda_decode_begin(struct dip_stream *s, const struct dip_decode_begin_args *a);
+enum dip_status dip__cuda_decode_end(struct dip_stream *s, const struct dip_decode_end_args *a);
+
+/* Hands over what has come back; the stream has been waited for. */
+void dip__cuda_returns_deliver(struct dip__cuda_stream *q);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/pool.h"
 #include "ops/cuda/cuda.h"
 
 enum { ARCHITECTURE_MIN = 80 }; /* bf16 products in tensor cores begin there */
@@ -73,9 +74,14 @@ enum dip_status dip__cuda_open(struct dip_device *device, const struct dip_devic
     cuda->processor_count = properties.multiProcessorCount;
     snprintf(cuda->class_name, sizeof cuda->class_name, "cuda-sm%d%d-%s", properties.major,
              properties.minor, device->activation == DIP_F32 ? "f32" : "bf16");
-    device->state = cuda;
+    device->state = cuda; /* close takes it from here */
     device->class_name = cuda->class_name;
     device->threads = 1;
+    enum dip_status status = dip_pool_new(DIP__CUDA_READERS, &cuda->readers);
+    if (status) {
+        dip__cuda_close(device);
+        return dip_fail(why, status, "no threads to read weights with");
+    }
     return DIP_OK;
 }
 
@@ -85,6 +91,7 @@ void dip__cuda_close(struct dip_device *device)
     if (!cuda)
         return;
     dip_assert(cuda->range_count == 0 || cuda->is_dead); /* everything was released before */
+    dip_pool_free(cuda->readers);
     free(cuda);
 }
 

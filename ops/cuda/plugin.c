@@ -4,7 +4,7 @@
 
 #include <stdio.h>
 
-#include "ops/cuda/cuda.h"
+#include "ops/cuda/entries.h"
 
 static void version_text(int version, char *text, size_t bytes)
 {
@@ -53,6 +53,8 @@ static enum dip_status probe(int index, struct dip_why *why, struct dip_device_r
 #define FEATURES "emulated"
 #endif
 
+/* clang-format off */
+#define ENTRY(op) .op = dip__cuda_##op,
 static const struct dip_ops cuda_ops = {
     .name = "cuda",
     .open = dip__cuda_open,
@@ -63,7 +65,19 @@ static const struct dip_ops cuda_ops = {
     .release = dip__cuda_release,
     .wait = dip__cuda_wait,
     .copy = dip__cuda_copy,
+    .owns = dip__cuda_owns,
+    .weight_bytes = dip__cuda_weight_bytes,
+    .weight_place = dip__cuda_weight_place,
+    .stage = dip__cuda_stage,
+    .cast = dip__cuda_cast,
+    .fill = dip__cuda_fill,
+    .check_finite = dip__cuda_check_finite,
+    ENTRY(graph_begin) ENTRY(graph_end) ENTRY(graph_launch) ENTRY(graph_free)
+    ENTRY(fence_new) ENTRY(fence_free) ENTRY(fence_set) ENTRY(fence_wait)
+    ENTRY(reserve_shared) ENTRY(release_shared) ENTRY(decode_begin) ENTRY(decode_end)
+    DIP_OPS_LIST(ENTRY)
 };
+/* clang-format on */
 
 extern const struct dip_plugin dip_plugin;
 __attribute__((visibility("default"))) const struct dip_plugin dip_plugin = {

@@ -175,7 +175,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 
-/* ---- only here: what tests do to the device ---- */
+/* ---- only here: what tests do to the device, also from outside of a plug-in ---- */
+#pragma GCC visibility push(default)
 
 /* From now on the device has this much memory; what is allocated counts. */
 void dip_emulator_set_memory(size_t bytes);
@@ -184,6 +185,7 @@ void dip_emulator_set_memory(size_t bytes);
 void dip_emulator_fail(int calls, cudaError_t error);
 /* Kernels run since the process began. */
 unsigned long long dip_emulator_launches(void);
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }

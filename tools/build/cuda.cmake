@@ -21,7 +21,6 @@ function(diptych_plugin target folder)
   set_target_properties(${target} PROPERTIES OUTPUT_NAME diptych-cuda LIBRARY_OUTPUT_DIRECTORY ${folder})
   target_include_directories(${target} PRIVATE ${CMAKE_SOURCE_DIR})
   target_link_libraries(${target} PRIVATE base)
-  target_link_options(${target} PRIVATE -Wl,--exclude-libs,ALL)
   if(NOT DIPTYCH_SANITIZE) # whose runtime is the program's
     target_link_options(${target} PRIVATE -Wl,-z,defs)
   endif()
@@ -30,6 +29,7 @@ endfunction()
 if(DIPTYCH_NVCC AND NOT DIPTYCH_CUDA STREQUAL "OFF")
   set(CMAKE_CUDA_COMPILER ${DIPTYCH_NVCC})
   set(CMAKE_CUDA_STANDARD 17)
+  add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false>") # contraction only where a kernel says so
   # A100 and its kin (whose code runs on 8.6 and 8.9 too), H100 and H200, B200; as text for what comes after.
   set(CMAKE_CUDA_ARCHITECTURES "80;90a-real;100-real" CACHE STRING "GPU architectures to compile for")
   # With the static runtime that CMake prefers there would be two runtimes in one process: cuBLASLt's and ours.
@@ -51,17 +51,8 @@ if(DIPTYCH_NVCC AND NOT DIPTYCH_CUDA STREQUAL "OFF")
   endif()
 endif()
 
-file(GLOB emulator_sources CONFIGURE_DEPENDS tests/cuda_emulator/*.cpp)
-if(BUILD_TESTING AND emulator_sources)
-  enable_language(CXX)
-  set(CMAKE_CXX_STANDARD 17)
-  # g++ would not know the suffix: each kernel file is included by one that it knows.
-  foreach(kernel ${cuda_kernel_sources})
-    get_filename_component(name ${kernel} NAME_WE)
-    set(emulated ${CMAKE_BINARY_DIR}/emulated/${name}.cpp)
-    file(CONFIGURE OUTPUT ${emulated} CONTENT "#include \"${kernel}\"\n")
-    list(APPEND emulator_sources ${emulated})
-  endforeach()
-  diptych_plugin(diptych-cuda-emulated ${CMAKE_BINARY_DIR}/emulated ${emulator_sources})
-  target_include_directories(diptych-cuda-emulated SYSTEM PRIVATE ${CMAKE_SOURCE_DIR}/tests/cuda_emulator)
+# The kernels and the emulator come as a library from cuda_tests.cmake.
+if(BUILD_TESTING)
+  diptych_plugin(diptych-cuda-emulated ${CMAKE_BINARY_DIR}/emulated)
+  target_link_libraries(diptych-cuda-emulated PRIVATE "$<LINK_LIBRARY:WHOLE_ARCHIVE,cuda_kernels_emulated>")
 endif()

@@ -17,7 +17,8 @@ set(emulated_options -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wno-unknown
 if(DIPTYCH_SANITIZE)
   list(APPEND emulated_options -fsanitize=${DIPTYCH_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
 endif()
-set_target_properties(cuda_kernels_emulated PROPERTIES COMPILE_OPTIONS "${emulated_options}" CXX_STANDARD 17)
+set_target_properties(cuda_kernels_emulated PROPERTIES COMPILE_OPTIONS "${emulated_options}" CXX_STANDARD 17
+                      POSITION_INDEPENDENT_CODE ON)
 target_include_directories(cuda_kernels_emulated PUBLIC ${CMAKE_SOURCE_DIR})
 target_include_directories(cuda_kernels_emulated SYSTEM PUBLIC ${CMAKE_SOURCE_DIR}/tests/cuda_emulator)
 target_link_libraries(cuda_kernels_emulated PUBLIC Threads::Threads)
