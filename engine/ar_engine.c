@@ -72,6 +72,7 @@ static enum dip_status device_reserve(struct dip_ar_engine *engine)
     engine->hidden = dip__place_rows(&arena, engine->rows_max, H);
     engine->last = dip__place_rows(&arena, slots, H);
     engine->drawing = dip__place_rows(&arena, slots, H);
+    engine->drawing.dtype = dip_device_activation(engine->device);
     engine->logits = dip__place_rows(&arena, slots, V);
     dip_arena_init(&engine->scratch, dip__place(&arena, scratch_bytes), scratch_bytes);
     return DIP_OK;
@@ -103,14 +104,14 @@ static enum dip_status panel_bind(struct dip_ar_engine *engine, const struct dip
 {
     engine->ar = model->ar;
     if (!engine->comm || dip_comm_count(engine->comm) == 1)
-        return DIP_OK;
+        return dip_ar_place(model->ar, engine->stream, why);
     int degree = dip_comm_count(engine->comm);
     engine->ar = NULL;
     DIP_TRY(dip_shard_check(engine->config, degree, why));
     struct dip_shard shard = dip_shard_of(engine->config, dip_comm_rank(engine->comm), degree);
     DIP_TRY(dip_ar_shard_new(engine->config, &shard, model->weights, why, &engine->shard));
     engine->ar = engine->shard;
-    return DIP_OK;
+    return dip_ar_place(engine->shard, engine->stream, why);
 }
 
 enum dip_status dip_ar_engine_new(const struct dip_model *model, struct dip_device *device,
@@ -126,7 +127,9 @@ enum dip_status dip_ar_engine_new(const struct dip_model *model, struct dip_devi
     engine->device = device;
     engine->options = *options;
     engine->comm = options->comm;
-    status = panel_bind(engine, model, why);
+    status = dip_stream_open(device, &engine->stream);
+    if (!status)
+        status = panel_bind(engine, model, why);
     if (status)
         goto out;
     bool is_rank_0 = !engine->comm || dip_comm_rank(engine->comm) == 0;
@@ -139,9 +142,9 @@ enum dip_status dip_ar_engine_new(const struct dip_model *model, struct dip_devi
     if (!status && engine->comm)
         status = dip__ar_group_reserve(engine);
     if (!status)
-        status = dip_stream_open(device, &engine->stream);
-    if (!status)
         status = device_reserve(engine);
+    if (!status)
+        status = dip__ar_decode_new(engine);
     if (status)
         goto out;
     *ret_engine = engine;
@@ -149,7 +152,9 @@ enum dip_status dip_ar_engine_new(const struct dip_model *model, struct dip_devi
 out:
     dip_ar_engine_free(engine);
     if (status == DIP_NO_MEMORY && why && !why->text[0])
-        return dip_fail(why, status, "no memory for %d autoregressive slots", options->slot_count);
+        return dip_fail(why, status, "no memory for %d autoregressive slots%s%s",
+                        options->slot_count, dip__memory_note(device)[0] ? ": " : "",
+                        dip__memory_note(device));
     return status;
 }
 
@@ -157,6 +162,7 @@ void dip_ar_engine_free(struct dip_ar_engine *engine)
 {
     if (!engine)
         return;
+    dip__ar_decode_free(engine);
     if (engine->ar)
         dip_ar_cache_deinit(engine->ar, engine->device, &engine->cache);
     dip_release(engine->device, &engine->mem);

@@ -60,9 +60,12 @@ struct dip_ar_engine {
     struct dip_tensor ids;     /* i32[rows_max] */
     struct dip_tensor hidden;  /* [rows_max, H] of this step */
     struct dip_tensor last;    /* [slots, H]: state after each slot's last fed id */
-    struct dip_tensor drawing; /* [slots, H]: those of the slots that draw, side by side */
+    struct dip_tensor drawing; /* [slots, H]: those of the slots that draw, side by side, as a
+                                  product reads them */
     struct dip_tensor logits;  /* [slots, V of the shard] */
     struct dip_arena scratch;
+
+    struct dip__ar_decode *decode; /* NULL: every step is the host's */
 
     /* Host memory. */
     struct dip__ar_slot *slots; /* [slot_count] */
@@ -87,6 +90,17 @@ enum dip_status dip__ar_job_check(const struct dip_ar_engine *engine, const stru
 /* One step of the slots; events NULL where nobody asks for them. */
 enum dip_status dip__ar_step(struct dip_ar_engine *engine, struct dip_ar_event *events,
                              int *ret_event_count);
+
+/* ---- ar_decode.c ---- */
+
+/* What repeats steps without the host, where the device can; elsewhere engine->decode stays NULL.
+ * Errors: NO_MEMORY, DEVICE. */
+enum dip_status dip__ar_decode_new(struct dip_ar_engine *engine);
+void dip__ar_decode_free(struct dip_ar_engine *engine);
+
+/* One step, as of dip__ar_step up to the reports, when nothing but drawing is due;
+ * *ret_is_done says whether it was. */
+enum dip_status dip__ar_decode_step(struct dip_ar_engine *engine, bool *ret_is_done);
 
 /* ---- ar_group.c ---- */
 

@@ -159,7 +159,7 @@ static enum dip_status ids_draw(struct dip_ar_engine *engine)
     struct dip_tensor logits = dip_rows_slice(engine->logits, 0, draw_count);
     struct dip_tensor drawn = dip_tensor_1d(engine->ids.data, DIP_I32, draw_count);
     for (int row = 0; row < draw_count; row++)
-        DIP_TRY(dip_copy(s, dip_rows_slice(engine->drawing, row, 1),
+        DIP_TRY(dip_cast(s, dip_rows_slice(engine->drawing, row, 1),
                          dip_rows_slice(engine->last, engine->rows[row].slot, 1)));
     if (draw_count > 0)
         DIP_TRY(
@@ -306,14 +306,17 @@ static bool slot_report(struct dip__ar_slot *slot, struct dip_ar_event *event)
     return true;
 }
 
-/* Everyone settles every slot alike; who asked for events gets them, but for muted slots. */
-static int slots_report(struct dip_ar_engine *engine, struct dip_ar_event *events)
+/* A step without the host serves the slots of its rows and no other: what the general step gives to
+ * the rest (slots_share) they have not got. Everyone settles every slot alike; who asked for events
+ * gets them, but for muted slots. */
+static int slots_report(struct dip_ar_engine *engine, bool is_general, struct dip_ar_event *events)
 {
     int event_count = 0;
     for (int i = 0; i < engine->options.slot_count; i++) {
         struct dip__ar_slot *slot = &engine->slots[i];
         struct dip_ar_event event;
-        if (slot->is_live && slot_report(slot, &event) && events && !slot->is_muted)
+        bool is_served = is_general || slot->row_count > 0;
+        if (is_served && slot->is_live && slot_report(slot, &event) && events && !slot->is_muted)
             events[event_count++] = event;
     }
     return event_count;
@@ -322,6 +325,12 @@ static int slots_report(struct dip_ar_engine *engine, struct dip_ar_event *event
 enum dip_status dip__ar_step(struct dip_ar_engine *engine, struct dip_ar_event *events,
                              int *ret_event_count)
 {
+    bool is_done = false;
+    DIP_TRY(dip__ar_decode_step(engine, &is_done));
+    if (is_done) {
+        *ret_event_count = slots_report(engine, false, events);
+        return DIP_OK;
+    }
     step_plan(engine);
     DIP_TRY(ids_draw(engine));
     if (engine->row_count > 0) {
@@ -329,7 +338,7 @@ enum dip_status dip__ar_step(struct dip_ar_engine *engine, struct dip_ar_event *
         slots_settle(engine);
     }
     DIP_TRY(slots_share(engine));
-    *ret_event_count = slots_report(engine, events);
+    *ret_event_count = slots_report(engine, true, events);
     return DIP_OK;
 }
 

@@ -148,7 +148,8 @@ enum dip_status dip_diffusion_engine_new(const struct dip_model *model, struct d
 out:
     dip_diffusion_engine_free(engine);
     if (status == DIP_NO_MEMORY)
-        return dip_fail(why, status, "no memory for %d diffusion slots", options->slot_count);
+        return dip_fail(why, status, "no memory for %d diffusion slots%s%s", options->slot_count,
+                        dip__memory_note(device)[0] ? ": " : "", dip__memory_note(device));
     return status;
 }
 

@@ -43,6 +43,8 @@ struct dip_ar_engine_options {
                             */
     struct dip_comm *comm; /* the group of which this engine is a rank; NULL = alone. Stays the
                               caller's, closed after the engine is freed */
+    bool is_stepwise;      /* no step begins before the host has seen the one before, also where
+                              the device could go on by itself: for comparison. The same results */
 };
 
 /* In a group every rank makes an engine with equal options, which binds its shard of the panel.

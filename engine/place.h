@@ -11,7 +11,13 @@
 static inline size_t dip__rows_bytes(int64_t rows, int64_t columns)
 {
     dip_assert(rows >= 0 && columns >= 0);
-    return dip_arena_round((size_t)rows * (size_t)columns * sizeof(float));
+    return dip_arena_round((size_t)rows * (size_t)columns * sizeof(float)); /* narrower ones fit */
+}
+
+/* What a device with memory of its own says of the reservation that failed. */
+static inline const char *dip__memory_note(const struct dip_device *device)
+{
+    return dip_device_reads_host(device) ? "" : dip_device_note(device);
 }
 
 static inline void *dip__place(struct dip_arena *arena, size_t bytes)

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "model/place.h"
 #include "model/scratch.h"
 #include "model/shard.h"
 
@@ -31,15 +32,21 @@ struct dip_ar {
     struct layer *layers;
     float *inv_freq; /* [head_dim / 2] */
     void *copies;    /* of a shard: its columns of every layer's o and down, and the norms */
+    enum dip_dtype activation;     /* F32 until placed */
+    struct dip__placed placed;     /* where the device has memory of its own */
+    struct dip_tensor frequencies; /* inv_freq where the device reads it */
 };
 
 /* Working tensors of one call; attention's and the MLP's share memory. */
 struct ar_scratch {
-    struct dip_tensor x;         /* [R, H] residual stream */
+    struct dip_tensor x;         /* [R, H] F32 residual stream */
     struct dip_tensor h;         /* [R, H] normalised */
-    struct dip_tensor q, k, v;   /* [R, heads * head_dim] */
+    struct dip_tensor partial;   /* [R, H] F32 of a rank's product; shares memory with h */
+    struct dip_tensor qkv;       /* [R, (heads + 2 kv_heads) * head_dim] */
+    struct dip_tensor q, k, v;   /* its columns */
     struct dip_tensor attention; /* as q */
-    struct dip_tensor gate, up;  /* [R, F] */
+    struct dip_tensor gate_up;   /* [R, 2F] */
+    struct dip_tensor gate, up;  /* its columns */
 };
 
 /* ---- loading ---- */
@@ -214,6 +221,8 @@ enum dip_status dip_ar_shard_new(const struct dip_ar_config *config, const struc
     if (!ar->layers || !ar->inv_freq)
         goto out;
     fill_inv_freq(config, ar->inv_freq);
+    ar->frequencies = dip_tensor_1d(ar->inv_freq, DIP_F32, config->head_dim / 2);
+    ar->activation = DIP_F32;
     status = bind_all(ar, weights, why);
     if (status)
         goto out;
@@ -228,10 +237,53 @@ void dip_ar_free(struct dip_ar *ar)
 {
     if (!ar)
         return;
+    dip__place_release(&ar->placed);
     free(ar->layers);
     free(ar->inv_freq);
     free(ar->copies);
     free(ar);
+}
+
+/* ---- placing ---- */
+
+static enum dip_status place_layer(struct dip__placer *p, struct layer *l)
+{
+    DIP_TRY(dip__place_tensor(p, &l->norm, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_tensor(p, &l->q, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_joined(p, &l->k));
+    DIP_TRY(dip__place_joined(p, &l->v));
+    DIP_TRY(dip__place_tensor(p, &l->o, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_tensor(p, &l->q_norm, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_tensor(p, &l->k_norm, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_tensor(p, &l->mlp_norm, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_tensor(p, &l->gate, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_joined(p, &l->up));
+    return dip__place_tensor(p, &l->down, DIP_WEIGHT_PLAIN);
+}
+
+static enum dip_status list_all(void *network, struct dip__placer *p)
+{
+    struct dip_ar *ar = network;
+    DIP_TRY(dip__place_tensor(p, &ar->frequencies, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_tensor(p, &ar->embedding, DIP_WEIGHT_PLAIN));
+    if (!ar->config.is_tied)
+        DIP_TRY(dip__place_tensor(p, &ar->head, DIP_WEIGHT_PLAIN));
+    for (int i = 0; i < ar->config.layers; i++)
+        DIP_TRY(place_layer(p, &ar->layers[i]));
+    return dip__place_tensor(p, &ar->norm, DIP_WEIGHT_PLAIN);
+}
+
+enum dip_status dip_ar_place(struct dip_ar *ar, struct dip_stream *s, struct dip_why *why)
+{
+    DIP_TRY(dip__place_all(s, list_all, ar, "autoregressive panel", why, &ar->placed));
+    ar->activation = dip_device_activation(dip_stream_device(s));
+    if (!ar->placed.device)
+        return DIP_OK;
+    if (ar->config.is_tied)
+        ar->head = dip_rows_slice(ar->embedding, ar->shard.vocab.first, ar->shard.vocab.count);
+    free(ar->copies);
+    ar->copies = NULL;
+    return DIP_OK;
 }
 
 const struct dip_ar_config *dip_ar_config(const struct dip_ar *ar)
@@ -247,13 +299,14 @@ const struct dip_shard *dip_ar_shard(const struct dip_ar *ar)
 /* ---- cache ---- */
 
 /* Where the keys (half 0) or values (half 1) of a layer start. */
-static struct dip_tensor cache_half(const struct dip_ar_cache *cache, int64_t kv_width, int layer,
-                                    int half)
+static struct dip_tensor cache_half(const struct dip_ar_cache *cache, enum dip_dtype dtype,
+                                    int64_t kv_width, int layer, int half)
 {
     int64_t elements = (int64_t)cache->slot_count * cache->capacity * kv_width;
-    float *data = (float *)cache->mem.base + ((int64_t)layer * 2 + half) * elements;
+    char *data = (char *)cache->mem.base +
+                 (size_t)(((int64_t)layer * 2 + half) * elements) * dip_dtype_bytes(dtype);
     return (struct dip_tensor){.data = data,
-                               .dtype = DIP_F32,
+                               .dtype = dtype,
                                .rank = 3,
                                .dims = {cache->slot_count, cache->capacity, kv_width, 1},
                                .row_stride = kv_width};
@@ -270,15 +323,15 @@ enum dip_status dip_ar_cache_init(const struct dip_ar *ar, struct dip_device *de
     if (!cache.layers)
         return DIP_NO_MEMORY;
     size_t bytes = (size_t)c->layers * 2 * (size_t)slot_count * (size_t)capacity *
-                   (size_t)kv_width * sizeof(float);
+                   (size_t)kv_width * dip_dtype_bytes(ar->activation);
     enum dip_status status = dip_reserve(device, bytes, &cache.mem);
     if (status) {
         free(cache.layers);
         return status;
     }
     for (int i = 0; i < c->layers; i++) {
-        cache.layers[i].k = cache_half(&cache, kv_width, i, 0);
-        cache.layers[i].v = cache_half(&cache, kv_width, i, 1);
+        cache.layers[i].k = cache_half(&cache, ar->activation, kv_width, i, 0);
+        cache.layers[i].v = cache_half(&cache, ar->activation, kv_width, i, 1);
     }
     *ret_cache = cache;
     return DIP_OK;
@@ -299,7 +352,8 @@ void dip_ar_cache_deinit(const struct dip_ar *ar, struct dip_device *device,
 static struct dip_tensor cache_rows(struct dip_tensor half, int slot, int count)
 {
     int64_t width = half.dims[2];
-    float *data = (float *)half.data + (int64_t)slot * half.dims[1] * width;
+    char *data = (char *)half.data +
+                 (size_t)((int64_t)slot * half.dims[1] * width) * dip_dtype_bytes(half.dtype);
     return dip_rows(data, half.dtype, count, width);
 }
 
@@ -326,18 +380,22 @@ static struct ar_scratch carve(const struct dip_ar *ar, int64_t rows, struct dip
     const struct dip_ar_config *c = &ar->config;
     int64_t q_width = (int64_t)ar->heads * c->head_dim;
     int64_t kv_width = (int64_t)ar->kv_heads * c->head_dim;
+    int64_t F = ar->intermediate;
     struct ar_scratch t;
 
     t.x = dip__scratch_rows(scratch, rows, c->hidden);
-    t.h = dip__scratch_rows(scratch, rows, c->hidden);
+    t.partial = dip__scratch_rows(scratch, rows, c->hidden);
+    t.h = dip_rows(t.partial.data, ar->activation, rows, c->hidden);
     size_t mark = dip_arena_mark(scratch);
-    t.q = dip__scratch_rows(scratch, rows, q_width);
-    t.k = dip__scratch_rows(scratch, rows, kv_width);
-    t.v = dip__scratch_rows(scratch, rows, kv_width);
-    t.attention = dip__scratch_rows(scratch, rows, q_width);
+    t.qkv = dip__scratch_of(scratch, ar->activation, rows, q_width + 2 * kv_width);
+    t.q = dip_columns_slice(t.qkv, 0, q_width);
+    t.k = dip_columns_slice(t.qkv, q_width, kv_width);
+    t.v = dip_columns_slice(t.qkv, q_width + kv_width, kv_width);
+    t.attention = dip__scratch_of(scratch, ar->activation, rows, q_width);
     dip_arena_reset(scratch, mark);
-    t.gate = dip__scratch_rows(scratch, rows, ar->intermediate);
-    t.up = dip__scratch_rows(scratch, rows, ar->intermediate);
+    t.gate_up = dip__scratch_of(scratch, ar->activation, rows, 2 * F);
+    t.gate = dip_columns_slice(t.gate_up, 0, F);
+    t.up = dip_columns_slice(t.gate_up, F, F);
     return t;
 }
 
@@ -362,7 +420,7 @@ static enum dip_status linear_reduced(const struct dip_ar *ar, struct dip_stream
 {
     int degree = ar->shard.degree;
     int chunk_count = dip_shard_chunks(&ar->config, dip_tensor_columns(in) * degree) / degree;
-    struct dip_linear_args a = {.out = degree == 1 ? t->x : t->h,
+    struct dip_linear_args a = {.out = degree == 1 ? t->x : t->partial,
                                 .in = in,
                                 .weight = weight,
                                 .chunk_count = chunk_count,
@@ -370,8 +428,8 @@ static enum dip_status linear_reduced(const struct dip_ar *ar, struct dip_stream
     DIP_TRY(dip_linear(s, &a));
     if (degree == 1)
         return DIP_OK;
-    DIP_TRY(dip_comm_sum(comm, s, t->h));
-    return dip_add(s, &(struct dip_add_args){.sum = t->x, .x = t->h});
+    DIP_TRY(dip_comm_sum(comm, s, t->partial));
+    return dip_add(s, &(struct dip_add_args){.sum = t->x, .x = t->partial});
 }
 
 static enum dip_status norm(const struct dip_ar *ar, struct dip_stream *s, struct dip_tensor out,
@@ -387,9 +445,33 @@ static enum dip_status rope(const struct dip_ar *ar, struct dip_stream *s, struc
     return dip_rope(s, &(struct dip_rope_args){.x = x,
                                                .weight = weight,
                                                .rows = rows,
-                                               .inv_freq = ar->inv_freq,
+                                               .inv_freq = ar->frequencies.data,
                                                .head_dim = ar->config.head_dim,
                                                .eps = ar->config.norm_eps});
+}
+
+/* At one stroke where the weights lie side by side. */
+static enum dip_status project_qkv(struct dip_stream *s, const struct layer *l,
+                                   const struct ar_scratch *t)
+{
+    const struct dip_tensor *const parts[] = {&l->q, &l->k, &l->v};
+    struct dip_tensor qkv;
+    if (dip__join(parts, 3, &qkv))
+        return linear(s, t->qkv, t->h, qkv);
+    DIP_TRY(linear(s, t->q, t->h, l->q));
+    DIP_TRY(linear(s, t->k, t->h, l->k));
+    return linear(s, t->v, t->h, l->v);
+}
+
+static enum dip_status project_gate_up(struct dip_stream *s, const struct layer *l,
+                                       const struct ar_scratch *t)
+{
+    const struct dip_tensor *const parts[] = {&l->gate, &l->up};
+    struct dip_tensor gate_up;
+    if (dip__join(parts, 2, &gate_up))
+        return linear(s, t->gate_up, t->h, gate_up);
+    DIP_TRY(linear(s, t->gate, t->h, l->gate));
+    return linear(s, t->up, t->h, l->up);
 }
 
 static enum dip_status attend(const struct dip_ar *ar, struct dip_stream *s, const struct layer *l,
@@ -398,9 +480,7 @@ static enum dip_status attend(const struct dip_ar *ar, struct dip_stream *s, con
     struct dip_kv kv = args->cache->layers[layer];
     const struct dip_row *rows = args->rows;
     DIP_TRY(norm(ar, s, t->h, t->x, l->norm));
-    DIP_TRY(linear(s, t->q, t->h, l->q));
-    DIP_TRY(linear(s, t->k, t->h, l->k));
-    DIP_TRY(linear(s, t->v, t->h, l->v));
+    DIP_TRY(project_qkv(s, l, t));
     DIP_TRY(rope(ar, s, t->q, l->q_norm, rows));
     DIP_TRY(rope(ar, s, t->k, l->k_norm, rows));
     DIP_TRY(dip_kv_append(
@@ -420,11 +500,18 @@ static enum dip_status feed_forward(const struct dip_ar *ar, struct dip_stream *
                                     const struct ar_scratch *t)
 {
     DIP_TRY(norm(ar, s, t->h, t->x, l->mlp_norm));
-    DIP_TRY(linear(s, t->gate, t->h, l->gate));
-    DIP_TRY(linear(s, t->up, t->h, l->up));
+    DIP_TRY(project_gate_up(s, l, t));
     DIP_TRY(
         dip_silu_mul(s, &(struct dip_silu_mul_args){.out = t->gate, .gate = t->gate, .up = t->up}));
     return linear_reduced(ar, s, comm, t, t->gate, l->down);
+}
+
+static void check_rows(const struct dip_ar_args *args, int64_t rows)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        dip_assert(args->rows[r].slot >= 0 && args->rows[r].slot < args->cache->slot_count);
+        dip_assert(args->rows[r].position >= 0 && args->rows[r].position < args->cache->capacity);
+    }
 }
 
 enum dip_status dip_ar_forward(const struct dip_ar *ar, struct dip_stream *s,
@@ -433,10 +520,12 @@ enum dip_status dip_ar_forward(const struct dip_ar *ar, struct dip_stream *s,
     int64_t rows = dip_tensor_rows(args->hidden);
     dip_assert((args->comm ? dip_comm_count(args->comm) : 1) == ar->shard.degree);
     dip_assert((args->comm ? dip_comm_rank(args->comm) : 0) == ar->shard.rank);
-    for (int64_t r = 0; r < rows; r++) {
-        dip_assert(args->rows[r].slot >= 0 && args->rows[r].slot < args->cache->slot_count);
-        dip_assert(args->rows[r].position >= 0 && args->rows[r].position < args->cache->capacity);
-    }
+    struct dip_ar_args staged = *args;
+    staged.rows = dip_stage(s, args->rows, (size_t)rows * sizeof *args->rows);
+    if (!staged.rows)
+        return DIP_DEVICE;
+    if (staged.rows != args->rows || dip_device_reads_host(dip_stream_device(s)))
+        check_rows(args, rows);
     size_t mark = dip_arena_mark(scratch);
     struct ar_scratch t = carve(ar, rows, scratch);
 
@@ -444,7 +533,7 @@ enum dip_status dip_ar_forward(const struct dip_ar *ar, struct dip_stream *s,
         s, &(struct dip_embed_args){.out = t.x, .table = ar->embedding, .ids = args->ids});
     for (int i = 0; i < ar->config.layers && !status; i++) {
         const struct layer *l = &ar->layers[i];
-        status = attend(ar, s, l, args, i, &t);
+        status = attend(ar, s, l, &staged, i, &t);
         if (!status)
             status = feed_forward(ar, s, l, args->comm, &t);
     }

@@ -34,6 +34,12 @@ DIP_MUST_USE enum dip_status dip_ar_shard_new(const struct dip_ar_config *config
                                               struct dip_ar **ret_ar);
 const struct dip_shard *dip_ar_shard(const struct dip_ar *ar);
 
+/* Onto the stream's device: its weights where it cannot read the host's memory, and its dtype of
+ * activations. Before anything else is asked of the panel; again is nothing. Errors: NO_MEMORY with
+ * what was missing, DEVICE. */
+DIP_MUST_USE enum dip_status dip_ar_place(struct dip_ar *ar, struct dip_stream *s,
+                                          struct dip_why *why);
+
 const struct dip_ar_config *dip_ar_config(const struct dip_ar *ar); /* of the whole panel */
 
 /* Keys and values of every layer for slot_count sequences of up to capacity positions. Reserved
@@ -72,7 +78,8 @@ DIP_MUST_USE enum dip_status dip_ar_forward(const struct dip_ar *ar, struct dip_
                                             const struct dip_ar_args *args,
                                             struct dip_arena *scratch);
 
-/* logits [R, V] = hidden W_head^T; the head is the embedding table when tied. Of a shard, V is its
- * vocab.count: the columns [vocab.first, + vocab.count) of all logits, bit for bit. */
+/* logits [R, V] f32 = hidden [R, H] (f32, or the device's dtype of activations) W_head^T; the head
+ * is the embedding table when tied. Of a shard, V is its vocab.count: the columns [vocab.first, +
+ * vocab.count) of all logits, bit for bit. */
 DIP_MUST_USE enum dip_status dip_ar_logits(const struct dip_ar *ar, struct dip_stream *s,
                                            struct dip_tensor logits, struct dip_tensor hidden);

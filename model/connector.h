@@ -17,6 +17,10 @@ DIP_MUST_USE enum dip_status dip_connector_new(const struct dip_config *config,
                                                struct dip_connector **ret_connector);
 void dip_connector_free(struct dip_connector *connector);
 
+/* As dip_ar_place. */
+DIP_MUST_USE enum dip_status dip_connector_place(struct dip_connector *connector,
+                                                 struct dip_stream *s, struct dip_why *why);
+
 /* condition [R, C] f32 from hidden [R, H] f32. scratch: dip_connector_scratch_bytes(connector, R).
  * The unconditional context is this function of a zero row (not a zero context). */
 size_t dip_connector_scratch_bytes(const struct dip_connector *connector, int64_t row_count);

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "base/assert.h"
+#include "model/place.h"
 #include "model/scratch.h"
 
 enum { TIME_FEATURES = 256, TABLE_ROWS = 6, HEAD_TABLE_ROWS = 2 };
@@ -48,6 +49,8 @@ struct dip_dit {
     struct dip_tensor table; /* [2, D] as stored */
     struct projection head;  /* [p * p * c, D] */
     struct block *blocks;
+    enum dip_dtype activation; /* F32 until placed */
+    struct dip__placed placed;
 
     /* Made by dip_dit_prepare, f32 on the device. */
     struct dip_device *device;
@@ -159,6 +162,7 @@ enum dip_status dip_dit_new(const struct dip_dit_config *config, struct dip_weig
     if (!dit)
         goto out;
     dit->config = *config;
+    dit->activation = DIP_F32;
     dit->blocks = calloc((size_t)config->layers, sizeof *dit->blocks);
     if (!dit->blocks)
         goto out;
@@ -184,8 +188,66 @@ void dip_dit_free(struct dip_dit *dit)
     if (!dit)
         return;
     constants_release(dit);
+    dip__place_release(&dit->placed);
     free(dit->blocks);
     free(dit);
+}
+
+/* ---- placing ---- */
+
+static enum dip_status place(struct dip__placer *p, struct projection *projection)
+{
+    DIP_TRY(dip__place_tensor(p, &projection->weight, DIP_WEIGHT_PLAIN));
+    return projection->has_bias ? dip__place_tensor(p, &projection->bias, DIP_WEIGHT_PLAIN)
+                                : DIP_OK;
+}
+
+static enum dip_status place_attention(struct dip__placer *p, struct attention *a)
+{
+    if (a->q.has_bias) {
+        DIP_TRY(place(p, &a->q));
+        DIP_TRY(place(p, &a->k));
+        DIP_TRY(place(p, &a->v));
+    } else {
+        DIP_TRY(place(p, &a->q));
+        DIP_TRY(dip__place_joined(p, &a->k.weight));
+        DIP_TRY(dip__place_joined(p, &a->v.weight));
+    }
+    DIP_TRY(place(p, &a->out));
+    DIP_TRY(dip__place_tensor(p, &a->q_norm, DIP_WEIGHT_PLAIN));
+    return dip__place_tensor(p, &a->k_norm, DIP_WEIGHT_PLAIN);
+}
+
+static enum dip_status place_block(struct dip__placer *p, struct block *b)
+{
+    DIP_TRY(dip__place_tensor(p, &b->table, DIP_WEIGHT_PLAIN));
+    DIP_TRY(place_attention(p, &b->self));
+    DIP_TRY(place_attention(p, &b->cross));
+    DIP_TRY(place(p, &b->inverted));
+    DIP_TRY(dip__place_tensor(p, &b->depth, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_tensor(p, &b->depth_bias, DIP_WEIGHT_PLAIN));
+    return place(p, &b->point);
+}
+
+static enum dip_status list_all(void *network, struct dip__placer *p)
+{
+    struct dip_dit *d = network;
+    struct projection *list[] = {&d->patch,      &d->time_in,     &d->time_out, &d->time_mod,
+                                 &d->caption_in, &d->caption_out, &d->head};
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
+        DIP_TRY(place(p, list[i]));
+    DIP_TRY(dip__place_tensor(p, &d->caption_norm, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_tensor(p, &d->table, DIP_WEIGHT_PLAIN));
+    for (int i = 0; i < d->config.layers; i++)
+        DIP_TRY(place_block(p, &d->blocks[i]));
+    return DIP_OK;
+}
+
+enum dip_status dip_dit_place(struct dip_dit *dit, struct dip_stream *s, struct dip_why *why)
+{
+    DIP_TRY(dip__place_all(s, list_all, dit, "diffusion panel", why, &dit->placed));
+    dit->activation = dip_device_activation(dip_stream_device(s));
+    return DIP_OK;
 }
 
 /* ---- small steps ---- */
@@ -225,30 +287,46 @@ static struct dip_tensor as_one_row(struct dip_tensor t)
 
 /* ---- contexts: once per image ---- */
 
-/* out [M, D] from condition [M, caption channels]. inner [M, D] is overwritten. */
-static enum dip_status project_caption(const struct dip_dit *d, struct dip_stream *s,
-                                       struct dip_tensor out, struct dip_tensor inner,
-                                       struct dip_tensor condition)
+/* Working tensors of a context, M rows. */
+struct caption {
+    struct dip_tensor cast;  /* [M, caption channels] the condition in the dtype of activations */
+    struct dip_tensor inner; /* [M, D] */
+    struct dip_tensor out;   /* [M, D] */
+};
+
+static struct caption carve_caption(const struct dip_dit *d, int64_t rows,
+                                    struct dip_arena *scratch)
 {
-    DIP_TRY(project(s, inner, condition, &d->caption_in, DIP_ACT_GELU_TANH));
-    DIP_TRY(project(s, out, inner, &d->caption_out, DIP_ACT_NONE));
-    return norm(s, out, d->caption_norm, CAPTION_EPS);
+    struct caption t;
+    t.cast = dip__scratch_cast(scratch, d->activation, rows, d->config.caption_channels);
+    t.inner = dip__scratch_of(scratch, d->activation, rows, d->config.width);
+    t.out = dip__scratch_of(scratch, d->activation, rows, d->config.width);
+    return t;
+}
+
+/* t->out from condition [M, caption channels]. */
+static enum dip_status project_caption(const struct dip_dit *d, struct dip_stream *s,
+                                       const struct caption *t, struct dip_tensor condition)
+{
+    DIP_TRY(dip__cast(s, t->cast, &condition));
+    DIP_TRY(project(s, t->inner, condition, &d->caption_in, DIP_ACT_GELU_TANH));
+    DIP_TRY(project(s, t->out, t->inner, &d->caption_out, DIP_ACT_NONE));
+    return norm(s, t->out, d->caption_norm, CAPTION_EPS);
 }
 
 size_t dip_dit_context_bytes(const struct dip_dit *dit, int64_t row_count)
 {
     const struct dip_dit_config *c = &dit->config;
     struct dip_arena meter = dip__scratch_meter();
-    dip__scratch_rows(&meter, c->layers * row_count, c->width);
-    dip__scratch_rows(&meter, c->layers * row_count, c->width);
+    dip__scratch_of(&meter, dit->activation, c->layers * row_count, c->width);
+    dip__scratch_of(&meter, dit->activation, c->layers * row_count, c->width);
     return meter.peak_bytes;
 }
 
 size_t dip_dit_context_scratch_bytes(const struct dip_dit *dit, int64_t row_count)
 {
     struct dip_arena meter = dip__scratch_meter();
-    dip__scratch_rows(&meter, row_count, dit->config.width);
-    dip__scratch_rows(&meter, row_count, dit->config.width);
+    carve_caption(dit, row_count, &meter);
     return meter.peak_bytes;
 }
 
@@ -276,15 +354,14 @@ enum dip_status dip_dit_context_init(const struct dip_dit *dit, struct dip_strea
     struct dip_arena carver;
     dip_arena_init(&carver, memory, dip_dit_context_bytes(dit, rows));
     struct dip_dit_context context = {.row_count = rows};
-    context.k = dip__scratch_rows(&carver, dit->config.layers * rows, width);
-    context.v = dip__scratch_rows(&carver, dit->config.layers * rows, width);
+    context.k = dip__scratch_of(&carver, dit->activation, dit->config.layers * rows, width);
+    context.v = dip__scratch_of(&carver, dit->activation, dit->config.layers * rows, width);
 
     size_t mark = dip_arena_mark(scratch);
-    struct dip_tensor inner = dip__scratch_rows(scratch, rows, width);
-    struct dip_tensor c = dip__scratch_rows(scratch, rows, width);
-    enum dip_status status = project_caption(dit, s, c, inner, condition);
+    struct caption t = carve_caption(dit, rows, scratch);
+    enum dip_status status = project_caption(dit, s, &t, condition);
     if (!status)
-        status = context_fill(dit, s, &context, c);
+        status = context_fill(dit, s, &context, t.out);
     dip_arena_reset(scratch, mark);
     if (!status)
         *ret_context = context;
@@ -297,20 +374,21 @@ enum dip_status dip_dit_context_init(const struct dip_dit *dit, struct dip_strea
 struct constants {
     struct dip_tensor null_cross, tables, head_tables;
     struct dip_tensor zero_id; /* i32[1] */
-    struct dip_tensor inner, caption, value;
+    struct caption caption;
+    struct dip_tensor value;
 };
 
-static struct constants carve_constants(const struct dip_dit_config *c, struct dip_arena *memory)
+static struct constants carve_constants(const struct dip_dit *d, struct dip_arena *memory)
 {
+    const struct dip_dit_config *c = &d->config;
     struct constants t;
     t.null_cross = dip__scratch_rows(memory, c->layers, c->width);
     t.tables = dip__scratch_rows(memory, c->layers, (int64_t)TABLE_ROWS * c->width);
     t.head_tables = dip__scratch_rows(memory, 1, (int64_t)HEAD_TABLE_ROWS * c->width);
     t.zero_id = dip__scratch_rows(memory, 1, 1);
     t.zero_id = dip_tensor_1d(t.zero_id.data, DIP_I32, 1);
-    t.inner = dip__scratch_rows(memory, 1, c->width);
-    t.caption = dip__scratch_rows(memory, 1, c->width);
-    t.value = dip__scratch_rows(memory, 1, c->width);
+    t.caption = carve_caption(d, 1, memory);
+    t.value = dip__scratch_of(memory, d->activation, 1, c->width);
     return t;
 }
 
@@ -328,11 +406,11 @@ static enum dip_status constants_fill(struct dip_dit *d, struct dip_stream *s,
                                       struct dip_tensor null_context, const struct constants *t)
 {
     DIP_TRY(widen(s, t->head_tables, d->table, t->zero_id));
-    DIP_TRY(project_caption(d, s, t->caption, t->inner, null_context));
+    DIP_TRY(project_caption(d, s, &t->caption, null_context));
     for (int i = 0; i < d->config.layers; i++) {
         const struct attention *a = &d->blocks[i].cross;
         DIP_TRY(widen(s, dip_rows_slice(t->tables, i, 1), d->blocks[i].table, t->zero_id));
-        DIP_TRY(project(s, t->value, t->caption, &a->v, DIP_ACT_NONE));
+        DIP_TRY(project(s, t->value, t->caption.out, &a->v, DIP_ACT_NONE));
         DIP_TRY(project(s, dip_rows_slice(t->null_cross, i, 1), t->value, &a->out, DIP_ACT_NONE));
     }
     return dip_wait(s);
@@ -343,7 +421,7 @@ enum dip_status dip_dit_prepare(struct dip_dit *dit, struct dip_stream *s,
 {
     constants_release(dit);
     struct dip_arena meter = dip__scratch_meter();
-    carve_constants(&dit->config, &meter);
+    carve_constants(dit, &meter);
 
     struct dip_device *device = dip_stream_device(s);
     enum dip_status status = dip_reserve(device, meter.peak_bytes, &dit->constants);
@@ -353,7 +431,7 @@ enum dip_status dip_dit_prepare(struct dip_dit *dit, struct dip_stream *s,
     dit->device = device;
     struct dip_arena memory;
     dip_arena_init(&memory, dit->constants.base, dit->constants.bytes);
-    struct constants t = carve_constants(&dit->config, &memory); /* zeroed: so is the id */
+    struct constants t = carve_constants(dit, &memory); /* zeroed: so is the id */
     status = constants_fill(dit, s, null_context, &t);
     if (status) {
         constants_release(dit);
@@ -372,12 +450,13 @@ enum dip_status dip_dit_prepare(struct dip_dit *dit, struct dip_stream *s,
 struct pass {
     int64_t batch, height, width; /* in tokens */
     int64_t tokens, half;
-    struct dip_tensor h, z;                 /* [2BN, D] residual stream, normalised or result */
+    struct dip_tensor h, z;                 /* [2BN, D] F32 residual stream, normalised or result */
     struct dip_tensor features, silu, e, m; /* [B, 256], [B, D], [B, D], [B, 6D] */
     struct dip_tensor mod;                  /* [2B, 6D] */
     struct dip_tensor shift, scale;         /* [2B, D] of the head */
     struct dip_tensor patches;              /* [BN, p * p * c], patch > 1 only */
-    struct dip_tensor q, k, v;              /* [2BN, D] */
+    struct dip_tensor qkv;                  /* [2BN, 3D] */
+    struct dip_tensor q, k, v;              /* its columns */
     struct dip_tensor wide, gated;          /* [2BN, 2F], [2BN, F]; share memory with q, k, v */
 };
 
@@ -391,7 +470,7 @@ static struct pass carve(const struct dip_dit *dit, int batch, int64_t height, i
     int64_t rows = 2 * p.half, D = c->width;
 
     p.h = dip__scratch_rows(scratch, rows, D);
-    p.z = dip__scratch_rows(scratch, rows, D);
+    p.z = dip__scratch_of(scratch, dit->activation, rows, D);
     p.features = dip__scratch_rows(scratch, batch, TIME_FEATURES);
     p.silu = dip__scratch_rows(scratch, batch, D);
     p.e = dip__scratch_rows(scratch, batch, D);
@@ -403,12 +482,13 @@ static struct pass carve(const struct dip_dit *dit, int batch, int64_t height, i
         p.patches =
             dip__scratch_rows(scratch, p.half, (int64_t)c->patch * c->patch * c->latent_channels);
     size_t mark = dip_arena_mark(scratch);
-    p.q = dip__scratch_rows(scratch, rows, D);
-    p.k = dip__scratch_rows(scratch, rows, D);
-    p.v = dip__scratch_rows(scratch, rows, D);
+    p.qkv = dip__scratch_of(scratch, dit->activation, rows, 3 * D);
+    p.q = dip_columns_slice(p.qkv, 0, D);
+    p.k = dip_columns_slice(p.qkv, D, D);
+    p.v = dip_columns_slice(p.qkv, 2 * D, D);
     dip_arena_reset(scratch, mark);
-    p.wide = dip__scratch_rows(scratch, rows, 2 * (int64_t)c->ffn);
-    p.gated = dip__scratch_rows(scratch, rows, c->ffn);
+    p.wide = dip__scratch_of(scratch, dit->activation, rows, 2 * (int64_t)c->ffn);
+    p.gated = dip__scratch_of(scratch, dit->activation, rows, c->ffn);
     return p;
 }
 
@@ -494,6 +574,20 @@ static enum dip_status add_gated(struct dip_stream *s, const struct pass *p, str
                                              .rows_per_item = p->tokens});
 }
 
+/* Of the rows of z, at one stroke where the weights lie side by side. */
+static enum dip_status project_qkv(struct dip_stream *s, const struct attention *a,
+                                   const struct pass *p, struct dip_tensor z)
+{
+    const struct dip_tensor *const parts[] = {&a->q.weight, &a->k.weight, &a->v.weight};
+    int64_t rows = dip_tensor_rows(z);
+    struct projection all = {0};
+    if (dip__join(parts, 3, &all.weight))
+        return project(s, dip_rows_slice(p->qkv, 0, rows), z, &all, DIP_ACT_NONE);
+    DIP_TRY(project(s, dip_rows_slice(p->q, 0, rows), z, &a->q, DIP_ACT_NONE));
+    DIP_TRY(project(s, dip_rows_slice(p->k, 0, rows), z, &a->k, DIP_ACT_NONE));
+    return project(s, dip_rows_slice(p->v, 0, rows), z, &a->v, DIP_ACT_NONE);
+}
+
 /* Linear attention over the first `rows` rows: all, or one branch. */
 static enum dip_status attend_self(const struct dip_dit *d, struct dip_stream *s,
                                    const struct block *b, const struct pass *p, int64_t rows)
@@ -508,9 +602,7 @@ static enum dip_status attend_self(const struct dip_dit *d, struct dip_stream *s
 
     DIP_TRY(modulate(d, s, p, rows, mod_part(d, p, SHIFT_ATTN, items),
                      mod_part(d, p, SCALE_ATTN, items)));
-    DIP_TRY(project(s, q, z, &a->q, DIP_ACT_NONE));
-    DIP_TRY(project(s, k, z, &a->k, DIP_ACT_NONE));
-    DIP_TRY(project(s, v, z, &a->v, DIP_ACT_NONE));
+    DIP_TRY(project_qkv(s, a, p, z));
     DIP_TRY(norm(s, q, a->q_norm, QK_EPS));
     DIP_TRY(norm(s, k, a->k_norm, QK_EPS));
     DIP_TRY(dip_attend_linear(s, &(struct dip_attend_linear_args){.out = z,

@@ -21,8 +21,12 @@ DIP_MUST_USE enum dip_status dip_dit_new(const struct dip_dit_config *config,
                                          struct dip_dit **ret_dit);
 void dip_dit_free(struct dip_dit *dit);
 
-/* Once after load: the unconditional branch's constants from null_context [1, caption_channels],
- * device memory held by the dit until dip_dit_free. */
+/* As dip_ar_place. */
+DIP_MUST_USE enum dip_status dip_dit_place(struct dip_dit *dit, struct dip_stream *s,
+                                           struct dip_why *why);
+
+/* Once after load and placing: the unconditional branch's constants from null_context [1,
+ * caption_channels], device memory held by the dit until dip_dit_free. */
 DIP_MUST_USE enum dip_status dip_dit_prepare(struct dip_dit *dit, struct dip_stream *s,
                                              struct dip_tensor null_context, struct dip_why *why);
 

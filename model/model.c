@@ -141,8 +141,13 @@ static enum dip_status prepare_dit(const struct dip_model *m, struct dip_stream 
 enum dip_status dip_model_prepare(struct dip_model *model, struct dip_stream *s,
                                   struct dip_why *why)
 {
+    if (model->connector)
+        DIP_TRY(dip_connector_place(model->connector, s, why));
+    if (model->vae)
+        DIP_TRY(dip_vae_place(model->vae, s, why));
     if (!model->dit)
         return DIP_OK;
+    DIP_TRY(dip_dit_place(model->dit, s, why));
     struct dip_arena meter = dip__scratch_meter();
     carve_null(model, &meter);
     size_t bytes = meter.peak_bytes;

@@ -52,7 +52,9 @@ DIP_MUST_USE enum dip_status dip_model_open_parts(const char *directory, uint32_
 DIP_MUST_USE enum dip_status dip_model_random(const char *shape, uint64_t seed, struct dip_why *why,
                                               struct dip_model **ret_model);
 
-/* Computes the load-time constants (unconditional branch) on the stream's device. */
+/* Puts the diffusion half onto the stream's device and computes its load-time constants there
+ * (unconditional branch). The autoregressive panel is placed by the engine that runs it, whole or
+ * as a shard. */
 DIP_MUST_USE enum dip_status dip_model_prepare(struct dip_model *model, struct dip_stream *s,
                                                struct dip_why *why);
 

@@ -19,12 +19,39 @@ static inline struct dip_arena dip__scratch_meter(void)
     return meter;
 }
 
+/* Of the dtype that the device keeps between operations: whatever a product reads or leaves. */
+static inline struct dip_tensor dip__scratch_of(struct dip_arena *scratch, enum dip_dtype dtype,
+                                                int64_t rows, int64_t columns)
+{
+    void *data = dip_arena_push(scratch, (size_t)rows * (size_t)columns * dip_dtype_bytes(dtype));
+    dip_assert(data); /* the caller reserved less than *_scratch_bytes said */
+    return dip_rows(data, dtype, rows, columns);
+}
+
+/* F32 on every device: residual streams, states, latents, modulations. */
 static inline struct dip_tensor dip__scratch_rows(struct dip_arena *scratch, int64_t rows,
                                                   int64_t columns)
 {
-    void *data = dip_arena_push(scratch, (size_t)rows * (size_t)columns * sizeof(float));
-    dip_assert(data); /* the caller reserved less than *_scratch_bytes said */
-    return dip_rows(data, DIP_F32, rows, columns);
+    return dip__scratch_of(scratch, DIP_F32, rows, columns);
+}
+
+/* Room for F32 rows in another dtype; none where they are in it already. */
+static inline struct dip_tensor dip__scratch_cast(struct dip_arena *scratch, enum dip_dtype dtype,
+                                                  int64_t rows, int64_t columns)
+{
+    return dtype == DIP_F32 ? (struct dip_tensor){0}
+                            : dip__scratch_of(scratch, dtype, rows, columns);
+}
+
+/* *t in the dtype of `room`, there; as it is when there is none. */
+static inline enum dip_status dip__cast(struct dip_stream *s, struct dip_tensor room,
+                                        struct dip_tensor *t)
+{
+    if (!room.data)
+        return DIP_OK;
+    DIP_TRY(dip_cast(s, room, *t));
+    *t = room;
+    return DIP_OK;
 }
 
 /* The same dense memory under another shape. */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "base/assert.h"
+#include "model/place.h"
 #include "model/scratch.h"
 
 enum { FFN_EXPANSION = 4 };
@@ -48,6 +49,8 @@ struct dip_vae {
     struct dip_tensor norm_out, norm_out_bias;
     struct dip_tensor conv_out, conv_out_bias;
     struct stage stages[DIP_VAE_STAGES_MAX];
+    enum dip_dtype activation; /* F32 until placed */
+    struct dip__placed placed;
 };
 
 /* ---- loading ---- */
@@ -162,6 +165,7 @@ enum dip_status dip_vae_new(const struct dip_vae_config *config, struct dip_weig
     if (!vae)
         goto out;
     vae->config = *config;
+    vae->activation = DIP_F32;
     for (int i = 0; i < config->stages; i++) {
         vae->stages[i].blocks = calloc((size_t)config->layers[i] + 1, sizeof(union block));
         if (!vae->stages[i].blocks)
@@ -181,9 +185,71 @@ void dip_vae_free(struct dip_vae *vae)
 {
     if (!vae)
         return;
+    dip__place_release(&vae->placed);
     for (int i = 0; i < vae->config.stages; i++)
         free(vae->stages[i].blocks);
     free(vae);
+}
+
+/* ---- placing ---- */
+
+static enum dip_status place_res(struct dip__placer *p, struct res_block *b)
+{
+    DIP_TRY(dip__place_tensor(p, &b->conv1, DIP_WEIGHT_CONV));
+    DIP_TRY(dip__place_tensor(p, &b->conv1_bias, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_tensor(p, &b->conv2, DIP_WEIGHT_CONV));
+    DIP_TRY(dip__place_tensor(p, &b->norm, DIP_WEIGHT_PLAIN));
+    return dip__place_tensor(p, &b->norm_bias, DIP_WEIGHT_PLAIN);
+}
+
+static enum dip_status place_vit(struct dip__placer *p, struct vit_block *b)
+{
+    struct dip_tensor *list[] = {&b->out,      &b->norm,          &b->norm_bias,  &b->inverted,
+                                 &b->depth,    &b->inverted_bias, &b->depth_bias, &b->point,
+                                 &b->ffn_norm, &b->ffn_norm_bias, &b->scale_in,   &b->scale_out};
+    DIP_TRY(dip__place_tensor(p, &b->qkv[0], DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_joined(p, &b->qkv[1]));
+    DIP_TRY(dip__place_joined(p, &b->qkv[2]));
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
+        if (list[i]->data) /* stages without a second scale have no weights for it */
+            DIP_TRY(dip__place_tensor(p, list[i], DIP_WEIGHT_PLAIN));
+    return DIP_OK;
+}
+
+static enum dip_status place_stage(const struct dip_vae *v, struct dip__placer *p, int index,
+                                   struct stage *stage)
+{
+    const struct dip_vae_config *c = &v->config;
+    enum dip_weight_use use = c->is_pixel_shuffle ? DIP_WEIGHT_CONV : DIP_WEIGHT_CONV_UPSAMPLED;
+    if (!is_last(c, index)) {
+        DIP_TRY(dip__place_tensor(p, &stage->up, use));
+        DIP_TRY(dip__place_tensor(p, &stage->up_bias, DIP_WEIGHT_PLAIN));
+    }
+    for (int i = 0; i < c->layers[index]; i++) {
+        union block *b = &stage->blocks[i];
+        DIP_TRY(c->block[index] == DIP_VAE_RES ? place_res(p, &b->res) : place_vit(p, &b->vit));
+    }
+    return DIP_OK;
+}
+
+static enum dip_status list_all(void *network, struct dip__placer *p)
+{
+    struct dip_vae *v = network;
+    DIP_TRY(dip__place_tensor(p, &v->conv_in, DIP_WEIGHT_CONV));
+    DIP_TRY(dip__place_tensor(p, &v->conv_in_bias, DIP_WEIGHT_PLAIN));
+    for (int i = 0; i < v->config.stages; i++)
+        DIP_TRY(place_stage(v, p, i, &v->stages[i]));
+    DIP_TRY(dip__place_tensor(p, &v->norm_out, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_tensor(p, &v->norm_out_bias, DIP_WEIGHT_PLAIN));
+    DIP_TRY(dip__place_tensor(p, &v->conv_out, DIP_WEIGHT_CONV));
+    return dip__place_tensor(p, &v->conv_out_bias, DIP_WEIGHT_PLAIN);
+}
+
+enum dip_status dip_vae_place(struct dip_vae *vae, struct dip_stream *s, struct dip_why *why)
+{
+    DIP_TRY(dip__place_all(s, list_all, vae, "autoencoder", why, &vae->placed));
+    vae->activation = dip_device_activation(dip_stream_device(s));
+    return DIP_OK;
 }
 
 /* ---- working memory ---- */
@@ -212,17 +278,17 @@ static struct work carve_work(const struct dip_vae *v, int stage, int64_t pixels
     struct work t = {0};
     size_t mark = dip_arena_mark(scratch);
     if (c->is_pixel_shuffle && !is_last(c, stage))
-        t.shuffled = dip__scratch_rows(scratch, pixels / 4, 4 * C);
+        t.shuffled = dip__scratch_of(scratch, v->activation, pixels / 4, 4 * C);
     dip_arena_reset(scratch, mark);
     if (c->block[stage] == DIP_VAE_RES) {
-        t.inner = dip__scratch_rows(scratch, pixels, C);
+        t.inner = dip__scratch_of(scratch, v->activation, pixels, C);
         return t;
     }
-    t.qkv = dip__scratch_rows(scratch, pixels, c->scale_kernel[stage] ? 6 * C : 3 * C);
-    t.mixed = dip__scratch_rows(scratch, pixels, 3 * C);
+    t.qkv = dip__scratch_of(scratch, v->activation, pixels, c->scale_kernel[stage] ? 6 * C : 3 * C);
+    t.mixed = dip__scratch_of(scratch, v->activation, pixels, 3 * C);
     dip_arena_reset(scratch, mark);
-    t.wide = dip__scratch_rows(scratch, pixels, 2 * FFN_EXPANSION * C);
-    t.gated = dip__scratch_rows(scratch, pixels, FFN_EXPANSION * C);
+    t.wide = dip__scratch_of(scratch, v->activation, pixels, 2 * FFN_EXPANSION * C);
+    t.gated = dip__scratch_of(scratch, v->activation, pixels, FFN_EXPANSION * C);
     return t;
 }
 
@@ -247,9 +313,9 @@ static struct buffers carve_buffers(const struct dip_vae *v, int64_t height, int
         elements = count > elements ? count : elements;
     }
     struct buffers b;
-    b.latent = dip__scratch_rows(scratch, height * width, v->config.latent_channels);
-    b.memory[0] = dip__scratch_rows(scratch, 1, elements).data;
-    b.memory[1] = dip__scratch_rows(scratch, 1, elements).data;
+    b.latent = dip__scratch_of(scratch, v->activation, height * width, v->config.latent_channels);
+    b.memory[0] = dip__scratch_of(scratch, v->activation, 1, elements).data;
+    b.memory[1] = dip__scratch_of(scratch, v->activation, 1, elements).data;
     return b;
 }
 
@@ -319,7 +385,12 @@ static enum dip_status project_qkv(const struct dip_vae *v, struct dip_stream *s
                                    const struct work *t)
 {
     int64_t C = v->config.channels[stage];
-    for (int i = 0; i < 3; i++)
+    const struct dip_tensor *const thirds[] = {&b->qkv[0], &b->qkv[1], &b->qkv[2]};
+    struct dip_tensor all;
+    bool is_joined = dip__join(thirds, 3, &all);
+    if (is_joined)
+        DIP_TRY(linear(s, dip_columns_slice(t->qkv, 0, 3 * C), p->x, all));
+    for (int i = 0; i < 3 && !is_joined; i++)
         DIP_TRY(linear(s, dip_columns_slice(t->qkv, i * C, C), p->x, b->qkv[i]));
     if (!v->config.scale_kernel[stage])
         return DIP_OK;
@@ -340,7 +411,7 @@ static enum dip_status run_vit_attention(const struct dip_vae *v, struct dip_str
 {
     int64_t d = v->config.head_dim;
     int64_t columns = dip_tensor_columns(t->qkv), rows = p->height * p->width;
-    struct dip_tensor out = dip_rows(t->mixed.data, DIP_F32, rows, columns / 3);
+    struct dip_tensor out = dip_rows(t->mixed.data, v->activation, rows, columns / 3);
 
     DIP_TRY(project_qkv(v, s, stage, b, p, t));
     DIP_TRY(dip_attend_linear(
@@ -382,8 +453,8 @@ static enum dip_status enlarge(const struct dip_vae *v, struct dip_stream *s, in
     const struct stage *g = &v->stages[stage];
     struct pass next = {.height = 2 * p->height, .width = 2 * p->width};
     int64_t pixels = next.height * next.width;
-    next.x = dip_rows(p->spare.data, DIP_F32, pixels, C);
-    next.spare = dip_rows(p->x.data, DIP_F32, pixels, C);
+    next.x = dip_rows(p->spare.data, v->activation, pixels, C);
+    next.spare = dip_rows(p->x.data, v->activation, pixels, C);
     struct dip_tensor in = as_image(p, p->x), out = as_image(&next, next.x);
 
     if (v->config.is_pixel_shuffle) {
@@ -466,8 +537,8 @@ enum dip_status dip_vae_decode(const struct dip_vae *vae, struct dip_stream *s,
     struct buffers b = carve_buffers(vae, height, width, scratch);
     int64_t C = c->channels[c->stages - 1];
     struct pass p = {.height = height, .width = width};
-    p.x = dip_rows(b.memory[0], DIP_F32, height * width, C);
-    p.spare = dip_rows(b.memory[1], DIP_F32, height * width, C);
+    p.x = dip_rows(b.memory[0], vae->activation, height * width, C);
+    p.spare = dip_rows(b.memory[1], vae->activation, height * width, C);
 
     enum dip_status status = enter(vae, s, latent, b.latent, &p);
     for (int stage = c->stages - 1; stage >= 0 && !status; stage--)

@@ -17,6 +17,10 @@ DIP_MUST_USE enum dip_status dip_vae_new(const struct dip_vae_config *config,
                                          struct dip_vae **ret_vae);
 void dip_vae_free(struct dip_vae *vae);
 
+/* As dip_ar_place. */
+DIP_MUST_USE enum dip_status dip_vae_place(struct dip_vae *vae, struct dip_stream *s,
+                                           struct dip_why *why);
+
 /* image [h*f, w*f, 3] f32 in about -1..1 from a scaled latent [h, w, c] f32 NHWC (the division by
  * scaling_factor is done here). scratch: dip_vae_scratch_bytes(vae, h, w). dip_rgb8 makes the 8-bit
  * picture of it. */

@@ -1,4 +1,4 @@
-/* tests/engine_fixture.h - a tiny model on a CPU device, and jobs for it: what the engine's tests
+/* tests/engine_fixture.h - a tiny model on a device, and jobs for it: what the engine's tests
  * share. */
 #pragma once
 
@@ -15,6 +15,7 @@
 #include "base/arena.h"
 #include "base/rng.h"
 #include "engine/engine.h"
+#include "tests/device.h"
 
 struct fixture {
     struct dip_device *device;
@@ -29,7 +30,7 @@ static inline void fixture_open(struct fixture *f, const char *model, int thread
     struct dip_why why = {0};
     char directory[256];
     snprintf(directory, sizeof directory, "tests/golden/%s/model", model);
-    struct dip_device_options options = {.backend = "cpu", .threads = threads};
+    struct dip_device_options options = test_device_options(threads);
     if (dip_device_open(&options, &why, &f->device) || dip_model_open(directory, &why, &f->model))
         fail_msg("%s", why.text);
     assert_int_equal(dip_stream_open(f->device, &f->stream), DIP_OK);

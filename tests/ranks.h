@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "ops/comm.h"
+#include "tests/device.h"
 
 /* In a rank: says what is wrong and ends the process. */
 #define need(condition)                                                                            \
@@ -64,8 +65,7 @@ static inline void rank_main(struct ranks *ranks, int rank, struct dip_comm_root
 {
     alarm(RANK_SECONDS_MAX); /* a hang is a failure, not a wait */
     struct rank_context c = {.ranks = ranks, .rank = rank};
-    struct dip_device_options device = {.backend = "cpu",
-                                        .threads = ranks->threads ? ranks->threads : 1};
+    struct dip_device_options device = test_device_options(ranks->threads ? ranks->threads : 1);
     struct dip_why why = {0};
     need_ok(dip_device_open(&device, &why, &c.device));
     need_ok(dip_stream_open(c.device, &c.stream));

@@ -35,7 +35,10 @@ static void ar_run(const struct fixture *f, int slots, int prefill_rows, int oth
                    struct ar_result *result)
 {
     int32_t prompt[PROMPT_MAX];
-    struct dip_ar_engine_options options = {slots, PROMPT_MAX, f->tokens, prefill_rows, NULL};
+    struct dip_ar_engine_options options = {.slot_count = slots,
+                                            .prompt_tokens_max = PROMPT_MAX,
+                                            .image_tokens_max = f->tokens,
+                                            .prefill_rows_max = prefill_rows};
     struct dip_ar_engine *engine = NULL;
     assert_int_equal(dip_ar_engine_new(f->model, f->device, &options, NULL, &engine), DIP_OK);
     int target_step = (int)pick(mix, 0, 12);
