@@ -13,9 +13,14 @@ static inline int64_t dip__pieces(int64_t count, int64_t size)
     return (count + size - 1) / size;
 }
 
+static inline size_t dip__dtype_size(enum dip_dtype dtype)
+{
+    return dtype == DIP_F32 || dtype == DIP_I32 ? 4 : dtype == DIP_U8 ? 1 : 2;
+}
+
 static inline bool dip__is_aligned(const void *data, int64_t stride, enum dip_dtype dtype)
 {
-    int64_t bytes = dtype == DIP_F32 || dtype == DIP_I32 ? 4 : dtype == DIP_U8 ? 1 : 2;
+    int64_t bytes = (int64_t)dip__dtype_size(dtype);
     return (uintptr_t)data % 16 == 0 && stride * bytes % 16 == 0;
 }
 

@@ -12,7 +12,8 @@
  *
  * Sums of warp operations, barriers and shuffles behave as on a GPU; the order in which threads
  * and blocks run changes from launch to launch, so that a result which depends on it does not
- * repeat. Tensor cores: products and sum exact, one rounding (a GPU truncates: tolerances must
+ * repeat. Tensor cores: exact products
+ * summed in order of k, each sum rounded (a GPU adds some at once and truncates: tolerances must
  * allow for both). */
 #pragma once
 

@@ -81,31 +81,26 @@ template <int LEFT> static inline void dip__copy_wait(void)
 
 /* mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32, fragments as the manual draws them:
  * lane = 4 g + t holds of A the rows g and g + 8, columns 2t, 2t+1, 2t+8, 2t+9; of B those rows of
- * column g; of C the rows g and g + 8 of columns 2t, 2t+1. */
+ * column g; of C the rows g and g + 8 of columns 2t, 2t+1. Summed one k after another, so that
+ * a kernel that hands the same numbers over in another order shows. */
 static inline void dip__mma(float c[4], const uint32_t a[4], const uint32_t b[2])
 {
     uint32_t given[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     const char *slots =
         (const char *)dip_emulator_exchange(0xffffffffu, given, sizeof given, "mma");
     unsigned int g = dip_emulator_lane() / 4, t = dip_emulator_lane() % 4;
-    double sum[4] = {c[0], c[1], c[2], c[3]};
-    for (unsigned int part = 0; part < 4; part++) {
+    for (unsigned int k = 0; k < 16; k++) {
+        unsigned int half = k / 8, part = k % 8 / 2, shift = 16 * (k % 2);
         uint32_t of_a[4], of_b[2][2];
         memcpy(of_a, slots + (4 * g + part) * 64, sizeof of_a);
         for (unsigned int column = 0; column < 2; column++)
             memcpy(of_b[column], slots + (4 * (2 * t + column) + part) * 64 + 16, 8);
-        for (unsigned int half = 0; half < 2; half++) { /* columns 2t.. or 2t + 8.. */
-            for (unsigned int odd = 0; odd < 2; odd++) {
-                double low = __uint_as_float(of_a[2 * half] >> (16 * odd) << 16);
-                double high = __uint_as_float(of_a[2 * half + 1] >> (16 * odd) << 16);
-                for (unsigned int column = 0; column < 2; column++) {
-                    double x = __uint_as_float(of_b[column][half] >> (16 * odd) << 16);
-                    sum[column] += low * x;
-                    sum[2 + column] += high * x;
-                }
-            }
+        float low = __uint_as_float(of_a[2 * half] >> shift << 16);
+        float high = __uint_as_float(of_a[2 * half + 1] >> shift << 16);
+        for (unsigned int column = 0; column < 2; column++) {
+            float x = __uint_as_float(of_b[column][half] >> shift << 16);
+            c[column] += low * x; /* a product of two bf16 is exact */
+            c[2 + column] += high * x;
         }
     }
-    for (int i = 0; i < 4; i++)
-        c[i] = (float)sum[i];
 }
