@@ -256,7 +256,7 @@ struct dip_cuda_slot {
 struct dip_cuda_decode_begin {
     const struct dip_cuda_slot *slots;
     const int32_t *row_slots;
-    struct dip_cuda_view last, drawing; /* F32 [slots, H], [row_count, H] */
+    struct dip_cuda_view last, drawing; /* F32 [slots, H]; F32 or BF16 [row_count, H] */
     struct dip_kernel_row *rows;
     struct dip_kernel_draw *draws;
     uint32_t *step;

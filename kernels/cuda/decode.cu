@@ -28,12 +28,6 @@ static __device__ float token_uniform(uint64_t seed, uint32_t image_index, uint3
     return (float)(c0 >> 8) * 0x1p-24f;
 }
 
-static __device__ void copy_row(float *to, const float *from, int64_t columns)
-{
-    for (int64_t c = threadIdx.x; c < columns; c += THREADS)
-        to[c] = from[c];
-}
-
 /* One block a row. */
 static __global__ void __launch_bounds__(THREADS) begin_kernel(struct dip_cuda_decode_begin j)
 {
@@ -41,8 +35,9 @@ static __global__ void __launch_bounds__(THREADS) begin_kernel(struct dip_cuda_d
     int32_t slot_index = j.row_slots[r];
     const struct dip_cuda_slot &slot = j.slots[slot_index];
     bool is_running = slot.state == DIP_CUDA_SLOT_RUNNING;
-    copy_row((float *)j.drawing.data + r * j.drawing.stride,
-             (const float *)j.last.data + slot_index * j.last.stride, j.last.columns);
+    const float *last = (const float *)j.last.data + slot_index * j.last.stride;
+    for (int64_t c = threadIdx.x; c < j.last.columns; c += THREADS)
+        dip__put(j.drawing.data, j.drawing.dtype, r * j.drawing.stride + c, last[c]);
     if (threadIdx.x > 0)
         return;
     struct dip_kernel_draw draw = {1.0f, 1, 1.0f, 0.0f}; /* greedy */

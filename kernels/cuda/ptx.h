@@ -95,4 +95,14 @@ static __device__ __forceinline__ void dip__mma(float c[4], const uint32_t a[4],
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* Four 8 x 8 matrices of 16-bit elements from shared memory, transposed: lane l gives the address
+ * of row l % 8 of matrix l / 8 and gets, of each matrix, elements (2t, g) and (2t + 1, g). */
+static __device__ __forceinline__ void dip__load_transposed(uint32_t to[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"((uint32_t)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+
 #endif

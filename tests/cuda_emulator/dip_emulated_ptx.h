@@ -104,3 +104,17 @@ static inline void dip__mma(float c[4], const uint32_t a[4], const uint32_t b[2]
         }
     }
 }
+
+/* ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 */
+static inline void dip__load_transposed(uint32_t to[4], const void *row)
+{
+    const char *slots =
+        (const char *)dip_emulator_exchange(0xffffffffu, &row, sizeof row, "ldmatrix");
+    unsigned int g = dip_emulator_lane() / 4, t = dip_emulator_lane() % 4;
+    for (unsigned int matrix = 0; matrix < 4; matrix++) {
+        const uint16_t *rows[2];
+        memcpy(&rows[0], slots + (8 * matrix + 2 * t) * 64, sizeof rows[0]);
+        memcpy(&rows[1], slots + (8 * matrix + 2 * t + 1) * 64, sizeof rows[1]);
+        to[matrix] = rows[0][g] | (uint32_t)rows[1][g] << 16;
+    }
+}

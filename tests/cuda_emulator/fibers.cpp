@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define WITH_ASAN 1
 #else
@@ -174,6 +175,9 @@ void prepare(struct stack *s)
         s->tsan = __tsan_create_fiber(0);
 #endif
     }
+#if WITH_ASAN
+    __asan_unpoison_memory_region(s->base, s->bytes); /* frames of a thread that ended in them */
+#endif
 #if defined(__x86_64__)
     void **top = (void **)(s->base + STACK_BYTES);
     *--top = NULL; /* where a call would have left its return address */
