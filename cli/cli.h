@@ -6,6 +6,10 @@
 /* Fixed, because scripts use them. */
 enum exit_code { EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_CLUSTER };
 
+/* As process 1 of a container: returns in a new process, and stays behind as its init. Otherwise
+ * returns at once. To be called before there are threads. */
+void dip_cli_init(void);
+
 /* The whole program. Returns the exit status. */
 int dip_cli_run(int argc, const char *const *argv, environment_fn environment);
 

@@ -10,5 +10,6 @@ static const char *environment(const char *name)
 
 int main(int argc, char **argv)
 {
+    dip_cli_init();
     return dip_cli_run(argc, (const char *const *)argv, environment);
 }
