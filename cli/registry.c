@@ -83,6 +83,51 @@ bool dip__enrolled_is_up(const struct enrolled *enrolled)
            !dip_registry_facts(enrolled->registry)->is_degraded;
 }
 
+/* ---- epochs of a store that has forgotten ----
+ *
+ * The registry's epochs are revisions of its store and grow for as long as the store remembers. One
+ * that was made anew, or restored from an old copy, begins again below what workers have seen, and
+ * they refuse a smaller epoch: rightly, for to them it looks like a leader of the past. So a leader
+ * claims more than it ever claimed itself; and one to which a worker speaks of a later epoch asks
+ * whether it still leads. A renewal of its lease that was sent after the worker spoke says so: then
+ * whoever led under that epoch is of the past, and this one leads on above it. Of two renewals in a
+ * row the second was sent after. A leader that was replaced gets no renewal, and stays refused. */
+
+enum { RENEWALS_OF_PROOF = 2 };
+#define EPOCH_MAX (UINT64_MAX / 4) /* a worker that speaks of more is not believed */
+
+static void claim(struct enrolled *e, uint64_t epoch)
+{
+    e->epoch.claimed = epoch;
+    e->epoch.later = 0;
+    dip_coordinator_daemon_lead(e->coordinator, epoch);
+}
+
+static void look_at_epochs(struct enrolled *e)
+{
+    uint64_t later = dip_coordinator_daemon_later_epoch(e->coordinator);
+    int64_t until_ns = dip_registry_facts(e->registry)->lead_until_ns;
+    if (!dip_registry_is_leading(e->registry, dip_clock_now_ns()) || later <= e->epoch.claimed ||
+        later > EPOCH_MAX) {
+        e->epoch.later = 0;
+        return;
+    }
+    if (later != e->epoch.later) {
+        e->epoch.later = later;
+        e->epoch.lead_until_ns = until_ns;
+        e->epoch.renewals = 0;
+    }
+    if (until_ns == e->epoch.lead_until_ns)
+        return;
+    e->epoch.lead_until_ns = until_ns;
+    if (++e->epoch.renewals < RENEWALS_OF_PROOF)
+        return;
+    dip_log_say(e->log, DIP_LOG_WARNING,
+                "the registry has forgotten: workers have seen epoch %llu; leading on above it",
+                (unsigned long long)later);
+    claim(e, later + 1);
+}
+
 /* ---- a coordinator ----
  *
  * A lease that could not be renewed in time ends what this process may write into the registry, and
@@ -95,11 +140,15 @@ static void coordinator_on_leading(void *context, uint64_t epoch)
     struct enrolled *e = context;
     if (!e->coordinator)
         return; /* it has stopped, and leaves */
-    if (epoch != 0)
-        dip_coordinator_daemon_lead(e->coordinator, epoch);
-    else
+    if (epoch == 0) {
         dip_log_say(e->log, DIP_LOG_WARNING,
                     "the lease of the leader has ended; serving on until another one leads");
+        return;
+    }
+    bool is_new_term = epoch != e->epoch.told;
+    uint64_t above = e->epoch.claimed + is_new_term;
+    e->epoch.told = epoch;
+    claim(e, epoch > above ? epoch : above);
 }
 
 static void coordinator_on_leader(void *context, const struct dip_registry_leader *leader,
@@ -240,7 +289,10 @@ void dip__enrolled_look(struct enrolled *enrolled, int64_t wait_ns)
     else if (wait_ns > 0)
         dip_clock_sleep(wait_ns);
     int64_t now_ns = dip_clock_now_ns();
-    if (!e->registry || !e->coordinator || now_ns < e->look_ns)
+    if (!e->registry || !e->coordinator)
+        return;
+    look_at_epochs(e);
+    if (now_ns < e->look_ns)
         return;
     e->look_ns = now_ns + LOOK_NS;
     look_at_wishes(e);

@@ -26,6 +26,13 @@ struct enrolled {
     char name[ENROLLED_NAME_BYTES];
     char leader[DIP_REGISTRY_ADDRESS_BYTES]; /* that the worker was told */
     int64_t look_ns;                         /* of the next look at wishes */
+    struct {
+        uint64_t told;         /* the registry's, of the newest term */
+        uint64_t claimed;      /* what workers hear: at least told, and never less than before */
+        uint64_t later;        /* above claimed, of which a worker spoke */
+        int64_t lead_until_ns; /* when it did, or at the newest renewal since */
+        int renewals;          /* of our lease since then */
+    } epoch;                   /* a coordinator's */
 };
 
 /* --name, or one that no other process has. */

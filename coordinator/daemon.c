@@ -299,6 +299,11 @@ uint64_t dip_coordinator_daemon_epoch(const struct dip_coordinator_daemon *daemo
     return daemon->epoch;
 }
 
+uint64_t dip_coordinator_daemon_later_epoch(const struct dip_coordinator_daemon *daemon)
+{
+    return daemon->hub ? dip_hub_later_epoch(daemon->hub) : 0;
+}
+
 bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon)
 {
     return daemon->is_leading && !daemon->is_draining &&

@@ -121,6 +121,8 @@ dip_coordinator_daemon_queue(const struct dip_coordinator_daemon *daemon);
 
 bool dip_coordinator_daemon_is_leading(const struct dip_coordinator_daemon *daemon);
 uint64_t dip_coordinator_daemon_epoch(const struct dip_coordinator_daemon *daemon);
+/* The largest epoch above its own of which a worker has spoken; 0 = none did. */
+uint64_t dip_coordinator_daemon_later_epoch(const struct dip_coordinator_daemon *daemon);
 /* Takes requests: leads, drains not, and has workers for both panels. */
 bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon);
 

@@ -38,7 +38,8 @@ struct dip_hub {
     struct dip_endpoint endpoint; /* first, so that one pointer is both */
     struct dip_hub_options options;
     char cluster_id[129];
-    uint64_t epoch; /* 0 = does not lead */
+    uint64_t epoch;       /* 0 = does not lead */
+    uint64_t later_epoch; /* the largest that a worker was refused for */
     struct dip_rpc_timer tick;
     int64_t tick_ns, ticked_ns;
     uint32_t address_last; /* addresses go round, so that one is given again as late as possible */
@@ -153,6 +154,7 @@ static void hello(struct link *link, uint64_t epoch, struct dip_message *message
     const struct dip_member_facts *facts = message->as.appeared.data;
     memcpy(link->facts.name, facts->name, sizeof link->facts.name); /* for the log */
     if (epoch > hub->epoch) {
+        hub->later_epoch = epoch > hub->later_epoch ? epoch : hub->later_epoch;
         link_end(link, DIP_RPC_FAILED_PRECONDITION,
                  "the worker has seen a later leader than this coordinator");
         return;
@@ -468,6 +470,11 @@ void dip_hub_set_epoch(struct dip_hub *hub, uint64_t epoch)
 {
     dip_assert(epoch >= hub->epoch);
     hub->epoch = epoch;
+}
+
+uint64_t dip_hub_later_epoch(const struct dip_hub *hub)
+{
+    return hub->later_epoch;
 }
 
 void dip_hub_dismiss(struct dip_hub *hub)

@@ -52,6 +52,8 @@ struct dip_endpoint *dip_hub_endpoint(struct dip_hub *hub);
  * refuse a smaller one than they have seen. Before the first call and after dismiss workers are
  * sent away as UNAVAILABLE. */
 void dip_hub_set_epoch(struct dip_hub *hub, uint64_t epoch);
+/* The largest epoch above ours that a worker has seen, and was sent away for; 0 = none was. */
+uint64_t dip_hub_later_epoch(const struct dip_hub *hub);
 
 /* Ends every stream, so that workers look for the leader: this process leads no more. No LOST
  * follows. */

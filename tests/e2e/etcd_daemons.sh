@@ -135,6 +135,27 @@ same "a request to the new leader" "$hash" "$(remote $leader)"
 same "a request to the one that was stopped" "$hash" "$(remote $other)"
 expect "left is gone" shows $leader "^left .* ready"
 
+# etcd comes back without its data: its revisions begin again below the epochs that workers have seen, and work goes on all the same.
+seen=$("$diptych" status --server "${address_of[$leader]}" --json | field epoch)
+kill -KILL "$etcd"
+wait "$etcd" 2>/dev/null
+rm -rf "$work/etcd"
+start_etcd
+patience=60
+expect "nobody leads in the new etcd" eval 'etcdctl --endpoints "$urls" get /diptych/e2e/leader --print-value-only 2>/dev/null | grep -q .'
+for worker in left right; do expect "$worker is gone with etcd's data" eval 'shows one "^$worker .* ready" || shows two "^$worker .* ready"'; done
+if leads one; then leader=one other=two; else leader=two other=one; fi
+next=$("$diptych" status --server "${address_of[$leader]}" --json | field epoch)
+checks=$((checks + 1))
+[ "${next:-0}" -ge "${seen:-0}" ] || complain "epoch $next after $seen"
+expect "no picture after etcd's data was lost" eval '[ "$(remote $leader)" = "$hash" ]'
+# The one that leads now goes too, and the next one, which never led here, has to rise above what workers have seen.
+kill -KILL "${pid_of[$leader]}"
+expect "the other one does not lead in the new etcd" leads $other
+for worker in left right; do expect "$worker refuses the next leader" shows $other "^$worker .* ready"; done
+expect "no picture from the next leader" eval '[ "$(remote $other)" = "$hash" ]'
+daemon $leader coordinator
+
 # Clean exits, and nothing is left. Who was killed and came back first has to wait for its old lease to end.
 registered() { etcdctl --endpoints "$urls" get "/diptych/e2e/members/$1" --print-value-only 2>/dev/null | grep -q "${address_of[$1]}"; }
 expect "$leader did not register again" registered $leader
