@@ -145,6 +145,22 @@ for case, objects in rendered.items():
         stateful = find(objects, "StatefulSet", "ar")["spec"]
         check(stateful["serviceName"] == f"{FULLNAME}-ar" and stateful["podManagementPolicy"] == "Parallel", f"{case}: ar: {stateful['serviceName']}")
 
+# ---- secrets: files that only the pod's group may read, and every file that a flag names is mounted ----
+for name, labels, spec in every_pod():
+    volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
+    for volume in volumes.values():
+        check(volume.get("secret", {}).get("defaultMode", 0o440) == 0o440, f"{name}: everybody may read {volume}")
+    for container in containers(spec):
+        mounts = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", [])}
+        check(all(mount in volumes for mount in mounts.values()), f"{name}/{container['name']}: mounts of no volume: {mounts}")
+        for flag, value in flags(container.get("args", [])).items():
+            if value and value.startswith(("/etc/", "/models/", "/drawn/", "/data/")):
+                check(any(value == path or value.startswith(f"{path}/") for path in mounts), f"{name}/{container['name']}: {flag}={value} is not mounted")
+told = {container["name"]: flags(container["args"]) for _, _, spec in pod_specs(rendered["tls"]) for container in containers(spec) if "args" in container}
+check(told["worker"]["--token-file"] == "/etc/diptych/token/token" == told["second"]["--token-file"], "tls: no tokens to show")
+told = flags(find(rendered["external-etcd"], "StatefulSet", "ar")["spec"]["template"]["spec"]["containers"][0]["args"])
+check(told["--etcd-password-file"] == "/etc/diptych/etcd-user/password", f"external-etcd: {told}")
+
 # ---- what the processes are told ----
 for case, objects in rendered.items():
     for name, args, env in program_commands(objects):

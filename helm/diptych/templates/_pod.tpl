@@ -88,8 +88,6 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- with $root.Values.etcd.auth.existingSecret }}
 - name: DIPTYCH_ETCD_USER
   valueFrom: {secretKeyRef: {name: {{ . }}, key: username}}
-- name: DIPTYCH_ETCD_PASSWORD
-  valueFrom: {secretKeyRef: {name: {{ . }}, key: password}}
 {{- end }}
 {{- with $values.extraEnv }}
 {{ toYaml . }}
@@ -123,6 +121,9 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if $root.Values.etcd.auth.existingSecret }}
+- --etcd-password-file=/etc/diptych/etcd-user/password
+{{- end }}
 {{- end -}}
 
 {{- /* Mounts of what the flags above name. */ -}}
@@ -142,6 +143,11 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- if and (include "diptych.etcdIsTls" $root) $root.Values.etcd.tls.existingSecret }}
 - name: etcd
   mountPath: /etc/diptych/etcd
+  readOnly: true
+{{- end }}
+{{- if $root.Values.etcd.auth.existingSecret }}
+- name: etcd-user
+  mountPath: /etc/diptych/etcd-user
   readOnly: true
 {{- end }}
 {{- with $values.extraVolumeMounts }}
@@ -168,6 +174,12 @@ annotations: {{- toYaml . | nindent 2 }}
 - name: etcd
   secret:
     secretName: {{ $root.Values.etcd.tls.existingSecret }}
+    defaultMode: 0440
+{{- end }}
+{{- with $root.Values.etcd.auth.existingSecret }}
+- name: etcd-user
+  secret:
+    secretName: {{ . }}
     defaultMode: 0440
 {{- end }}
 {{- with $values.extraVolumes }}

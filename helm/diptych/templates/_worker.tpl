@@ -46,6 +46,11 @@
 {{- if not (include "diptych.etcd" $root) }}
 - --server={{ include "diptych.server" $root }}
 {{- end }}
+{{- with $root.Values.auth.workerToken }}
+{{- if .existingSecret }}
+- --token-file=/etc/diptych/token/{{ .key }}
+{{- end }}
+{{- end }}
 - --stuck-time={{ int64 $root.Values.liveness.stuckSeconds }}
 - --grace={{ int64 $values.drainSeconds }}
 {{- with $values.extraArgs }}
@@ -73,12 +78,6 @@ spec:
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       args: {{- include "diptych.workerArgs" . | nindent 8 }}
       env: {{- include "diptych.env" . | nindent 8 }}
-        {{- with $root.Values.auth.workerToken }}
-        {{- if .existingSecret }}
-        - name: DIPTYCH_TOKEN
-          valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}}
-        {{- end }}
-        {{- end }}
         {{- if $isMultiNode }}
         - name: GROUP
           valueFrom: {fieldRef: {fieldPath: "metadata.labels['leaderworkerset.sigs.k8s.io/group-key']"}}
@@ -99,11 +98,22 @@ spec:
       {{- end }}
       resources: {{- toYaml $resources | nindent 8 }}
       volumeMounts: {{- include "diptych.commonMounts" . | trim | nindent 8 }}
+        {{- if $root.Values.auth.workerToken.existingSecret }}
+        - name: token
+          mountPath: /etc/diptych/token
+          readOnly: true
+        {{- end }}
         {{- if eq $pool "ar" }}
         - name: shm
           mountPath: /dev/shm
         {{- end }}
   volumes: {{- include "diptych.commonVolumes" . | trim | nindent 4 }}
+    {{- with $root.Values.auth.workerToken.existingSecret }}
+    - name: token
+      secret:
+        secretName: {{ . }}
+        defaultMode: 0440
+    {{- end }}
     {{- if eq $pool "ar" }}
     - name: shm
       emptyDir: {medium: Memory, sizeLimit: {{ $values.sharedMemory }}}
