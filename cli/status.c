@@ -49,16 +49,30 @@ static enum dip_status ask_members(struct remote *remote, struct page *page,
     return DIP_OK;
 }
 
-/* The page is there when *ret_end is OK. */
-static enum dip_status ask_page(struct remote *remote, struct page *page,
-                                struct remote_end *ret_end)
+static enum dip_status ask_cluster(struct remote *remote, struct page *page,
+                                   struct remote_end *ret_end)
 {
     Diptych__V1__GetClusterRequest request = DIPTYCH__V1__GET_CLUSTER_REQUEST__INIT;
     ProtobufCMessage *answer = NULL;
+    dip_proto_free(page->cluster);
+    page->cluster = NULL;
     DIP_TRY(dip__remote_ask(remote, "/diptych.v1.ClusterService/GetCluster", &request.base,
                             &diptych__v1__get_cluster_response__descriptor, ret_end, &answer));
     page->cluster = (Diptych__V1__GetClusterResponse *)answer;
-    return answer ? ask_members(remote, page, ret_end) : DIP_OK;
+    return DIP_OK;
+}
+
+/* The page is whole when *ret_end is OK. Whoever does not lead says so, and who does; of the
+ * members only the leader knows, which asking for them leads to. */
+static enum dip_status ask_page(struct remote *remote, struct page *page,
+                                struct remote_end *ret_end)
+{
+    DIP_TRY(ask_cluster(remote, page, ret_end));
+    if (!page->cluster)
+        return DIP_OK;
+    bool is_leader = page->cluster->n_pools > 0;
+    DIP_TRY(ask_members(remote, page, ret_end));
+    return is_leader || ret_end->code != DIP_RPC_OK ? DIP_OK : ask_cluster(remote, page, ret_end);
 }
 
 static double seconds_of(const Google__Protobuf__Duration *duration)
@@ -79,13 +93,18 @@ static void print_pool(const Diptych__V1__Pool *pool)
     printf("\n");
 }
 
-static void print_page(const struct page *page)
+static void print_cluster(const Diptych__V1__GetClusterResponse *c)
 {
-    const Diptych__V1__GetClusterResponse *c = page->cluster;
     printf("cluster %s, leader %s, epoch %llu\n", c->cluster_id, c->leader[0] ? c->leader : "none",
            (unsigned long long)c->epoch);
     if (c->degraded)
         printf("degraded: %s\n", c->degraded_reason);
+}
+
+static void print_page(const struct page *page)
+{
+    const Diptych__V1__GetClusterResponse *c = page->cluster;
+    print_cluster(c);
     for (size_t i = 0; i < c->n_pools; i++)
         print_pool(c->pools[i]);
     printf("\n");
@@ -210,6 +229,10 @@ static enum exit_code show_once(struct remote *remote, bool is_json, bool is_red
         fprintf(stderr, "error: %s: %s\n", remote->target, dip_status_text(status));
         code = EXIT_FAILED;
     } else if (end.code != DIP_RPC_OK) {
+        if (page.cluster && !is_json) { /* what one knows who does not lead */
+            print_cluster(page.cluster);
+            fflush(stdout);
+        }
         code = dip__remote_fail(remote, &end);
     } else {
         if (is_redrawn)

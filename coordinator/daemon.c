@@ -166,6 +166,7 @@ void dip_coordinator_daemon_follow(struct dip_coordinator_daemon *daemon, const 
             dip_core_feed(d->core, dip_clock_now_ns(), &lost);
     }
     dip__roster_clear(d);
+    dip__roster_end(d);
     dip_groups_free(d->groups);
     d->groups = NULL;
     dip__front_arm(d);

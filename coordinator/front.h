@@ -168,4 +168,5 @@ void dip__service_add(struct dip_coordinator_daemon *d, const char *path, enum d
 void dip__health_tell(struct dip_coordinator_daemon *d);
 /* Ends every stream that would live as long as the process, so that the server can stop. */
 void dip__health_end(struct dip_coordinator_daemon *d);
+/* The watchers of workers, too; also when another one leads, whom they are sent to. */
 void dip__roster_end(struct dip_coordinator_daemon *d);

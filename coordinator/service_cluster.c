@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/clock.h"
 #include "coordinator/front.h"
 #include "coordinator/worker_message.h"
@@ -32,6 +33,17 @@ static void refuse_field(struct dip_coordinator_daemon *d, struct dip_rpc_call *
     dip_error_fact(&error, "field", "%s", field);
     dip_error_field(&error, field, "%s", text);
     dip__reply_error(d, METHOD, call, &error);
+}
+
+/* Workers and jobs are known to the leader alone; false and the call ended with who that is when it
+ * is another one. */
+static bool knows(struct dip_coordinator_daemon *d, struct dip_rpc_call *call)
+{
+    struct dip_error error;
+    if (d->is_leading || dip__front_takes_requests(d, &error))
+        return true;
+    dip__reply_error(d, METHOD, call, &error);
+    return false;
 }
 
 /* Of a page; 0 and the call ended when it is beyond the limit. */
@@ -155,7 +167,8 @@ static void on_get_cluster(void *daemon, struct dip_rpc_call *call, const void *
     if (!r)
         return;
     Diptych__V1__GetClusterResponse response = DIPTYCH__V1__GET_CLUSTER_RESPONSE__INIT;
-    fill_pools(d, &pools);
+    if (d->is_leading)
+        fill_pools(d, &pools);
     response.cluster_id = d->cluster_id;
     response.leader = d->is_leading ? d->address : d->leader;
     response.epoch = d->epoch;
@@ -163,7 +176,7 @@ static void on_get_cluster(void *daemon, struct dip_rpc_call *call, const void *
     response.degraded = d->is_degraded;
     response.degraded_reason = d->degraded_why;
     response.pools = pools.list;
-    response.n_pools = 2;
+    response.n_pools = d->is_leading ? 2 : 0; /* rather none than empty ones */
     dip__reply(d, METHOD, call, &response.base);
     dip_proto_free(r);
 }
@@ -179,10 +192,12 @@ static void on_scale_hint(void *daemon, struct dip_rpc_call *call, const void *d
     if (!r)
         return;
     Diptych__V1__GetScaleHintResponse response = DIPTYCH__V1__GET_SCALE_HINT_RESPONSE__INIT;
-    fill_pools(d, &pools);
-    response.pools = pools.list;
-    response.n_pools = 2;
-    dip__reply(d, METHOD, call, &response.base);
+    if (knows(d, call)) {
+        fill_pools(d, &pools);
+        response.pools = pools.list;
+        response.n_pools = 2;
+        dip__reply(d, METHOD, call, &response.base);
+    }
     dip_proto_free(r);
 }
 
@@ -256,7 +271,7 @@ static void on_list_workers(void *daemon, struct dip_rpc_call *call, const void 
     if (!r)
         return;
     Diptych__V1__ListWorkersResponse response = DIPTYCH__V1__LIST_WORKERS_RESPONSE__INIT;
-    int size = page_size(d, call, r->page_size);
+    int size = knows(d, call) ? page_size(d, call, r->page_size) : 0;
     if (size > 0 && worker_page_reserve(&page, d->roster.entry_count, size)) {
         worker_page_fill(d, &page, r, size, &response);
         dip__reply(d, METHOD, call, &response.base);
@@ -301,9 +316,11 @@ static void on_watch(void *context, struct dip_rpc_call *call, const void *data,
                         &diptych__v1__watch_workers_request__descriptor, data, bytes, &caller);
     if (!r)
         return;
-    watch->role = r->role;
-    watch->has_begun = true;
-    dip__roster_watch_pump(watch);
+    if (knows(watch->daemon, call)) {
+        watch->role = r->role;
+        watch->has_begun = true;
+        dip__roster_watch_pump(watch);
+    }
     dip_proto_free(r);
 }
 
@@ -332,9 +349,12 @@ static void on_watch_close(void *context, struct dip_rpc_call *call,
 
 void dip__roster_end(struct dip_coordinator_daemon *d)
 {
+    struct dip_error error;
+    dip_assert(d->is_draining || !d->is_leading);
+    bool takes = dip__front_takes_requests(d, &error);
+    dip_assert(!takes);
     for (struct roster_watch *watch = d->roster.watches; watch; watch = watch->next)
-        dip_rpc_call_finish(watch->call, &(struct dip_rpc_status){.code = DIP_RPC_UNAVAILABLE,
-                                                                  .message = "the server stops"});
+        dip__reply_error(d, METHOD, watch->call, &error);
 }
 
 /* ---- Drain, Undrain ---- */
@@ -346,10 +366,8 @@ static struct roster_entry *find_worker(struct dip_coordinator_daemon *d, struct
     struct roster_entry *entry = dip__roster_find(&d->roster, name);
     if (entry)
         return entry;
-    if (!d->is_leading && !dip__front_takes_requests(d, &error)) {
-        dip__reply_error(d, METHOD, call, &error); /* the leader may know it */
+    if (!knows(d, call))
         return NULL;
-    }
     dip_error_set(&error, DIP_REASON_WORKER_UNKNOWN, "there is no worker \"%s\"", name);
     dip_error_fact(&error, "worker", "%s", name);
     dip__reply_error(d, METHOD, call, &error);
@@ -493,7 +511,7 @@ static void on_list_jobs(void *daemon, struct dip_rpc_call *call, const void *da
     if (!r)
         return;
     Diptych__V1__ListJobsResponse response = DIPTYCH__V1__LIST_JOBS_RESPONSE__INIT;
-    int size = page_size(d, call, r->page_size);
+    int size = knows(d, call) ? page_size(d, call, r->page_size) : 0;
     if (size > 0 && job_page_reserve(&page, size)) {
         job_page_fill(d, &page, r, &caller, size, &response);
         dip__reply(d, METHOD, call, &response.base);

@@ -77,6 +77,16 @@ hash=$("$diptych" generate --model "$tiny" --json -o e.png --seed 5 dog | field 
 same "a request to the leader" "$hash" "$(remote $leader)"
 same "a request to the other one" "$hash" "$(remote $other)"
 
+# Whoever is asked shows the cluster as its leader sees it, and watchers are sent there, too.
+for worker in left right; do expect "the other one does not show $worker" shows $other "^$worker .* ready"; done
+expect "the other one shows no pools" shows $other "^diffusion +[12] ready"
+"$diptych" status --watch --json --server "${address_of[$other]}" >watch.out 2>watch.err &
+watch=$!
+expect "a watch at the other one sees nobody" grep -q '"name": "right"' watch.out
+kill -TERM $watch
+wait $watch
+same "a watch that is told to stop: exit status" 0 $?
+
 # An operator's wish, then the leader dies: the next one has a larger epoch, the workers, and the wish.
 accepts "$diptych" drain --server "${address_of[$leader]}" right
 expect "the wish is not written down" eval '[ "$(keys drain/)" -ge 1 ]'

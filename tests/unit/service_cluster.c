@@ -283,6 +283,39 @@ static void a_watcher_sees_a_snapshot_and_then_changes(void **state)
     WAIT_UNTIL(f.loop, b.closes);
 }
 
+/* Who does not lead sends everybody to the leader, and watchers as soon as it does not any more. */
+static void a_standby_knows_who_knows(void **state)
+{
+    (void)state;
+    static const struct dip_rpc_handler handler = {.on_message = on_worker,
+                                                   .on_close = on_answer_close};
+    static const char *const paths[] = {
+        "/diptych.v1.ClusterService/ListWorkers", "/diptych.v1.ClusterService/GetScaleHint",
+        "/diptych.v1.ClusterService/ListJobs", "/diptych.v1.ClusterService/WatchWorkers"};
+    front_open(&f);
+    seen_workers = seen_ends = seen_removed = 0;
+    struct dip_rpc_call_options options = {.path = paths[3], .handler = &handler, .context = &b};
+    assert_int_equal(dip_rpc_call_open(f.channel, &options, &b.call), DIP_OK);
+    assert_int_equal(dip_rpc_call_send(b.call, malloc(1), 0, 0), DIP_OK);
+    dip_rpc_call_half_close(b.call);
+    WAIT_UNTIL(f.loop, seen_ends == 1);
+    dip_coordinator_daemon_follow(f.daemon, "10.0.0.7:50051");
+    WAIT_UNTIL(f.loop, b.closes);
+    check_error(&b, DIP_REASON_NOT_LEADER);
+    assert_string_equal(fact(&b, "leader"), "10.0.0.7:50051");
+
+    Diptych__V1__GetClusterRequest request = DIPTYCH__V1__GET_CLUSTER_REQUEST__INIT;
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
+        refused(paths[i], &request.base, DIP_REASON_NOT_LEADER); /* all requests may be empty */
+        assert_string_equal(fact(&a, "leader"), "10.0.0.7:50051");
+    }
+    Diptych__V1__GetClusterResponse *r =
+        asked("/diptych.v1.ClusterService/GetCluster", &request.base,
+              &diptych__v1__get_cluster_response__descriptor);
+    assert_string_equal(r->leader, "10.0.0.7:50051");
+    assert_int_equal(r->n_pools, 0);
+}
+
 static void jobs_are_listed_without_prompts(void **state)
 {
     (void)state;
@@ -436,6 +469,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_drained_worker_gets_no_work, setup, teardown),
         cmocka_unit_test_setup_teardown(a_watcher_sees_a_snapshot_and_then_changes, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(a_standby_knows_who_knows, setup, teardown),
         cmocka_unit_test_setup_teardown(jobs_are_listed_without_prompts, setup, teardown),
         cmocka_unit_test_setup_teardown(health_follows_the_workers, setup, teardown),
         cmocka_unit_test_setup_teardown(a_watcher_of_health_hears_changes_only, setup, teardown),
