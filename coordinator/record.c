@@ -188,7 +188,7 @@ static void stream_finish(struct stream *stream)
     if (record->error) {
         dip__reply_error(d, stream->method, stream->call, record->error);
     } else {
-        d->stats.calls_ok[stream->method]++;
+        stream->is_served = true;
         dip_rpc_call_finish(stream->call, &(struct dip_rpc_status){.code = DIP_RPC_OK});
     }
     stream_remove(stream);

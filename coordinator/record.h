@@ -34,8 +34,9 @@ struct stream {
     struct stream *next;   /* of the record */
     enum dip_front_method method;
     uint64_t after_sequence;
-    int cursor;    /* into kept */
-    bool is_first; /* its events have no holes */
+    int cursor;     /* into kept */
+    bool is_first;  /* its events have no holes */
+    bool is_served; /* the call has been given everything and OK; whether that is taken shows */
 };
 
 struct image_news {

@@ -52,14 +52,17 @@ static void on_close(void *context, struct dip_rpc_call *call, const struct dip_
     /* The server cuts a reader that takes nothing with the deadline's code before the deadline. */
     bool is_late = dip_clock_now_ns() >= dip_rpc_call_deadline_ns(call);
     bool is_stalled = status->code == DIP_RPC_DEADLINE_EXCEEDED && !is_late;
-    if (stream->record) {
+    bool is_short = stream->record || (stream->is_served && status->code != DIP_RPC_OK);
+    if (is_short) {
         enum dip_reason reason = is_stalled ? DIP_REASON_SLOW_READER
                                  : status->code == DIP_RPC_DEADLINE_EXCEEDED ? DIP_REASON_DEADLINE
                                                                              : DIP_REASON_CANCELLED;
         d->stats.calls_failed[stream->method][reason]++;
         d->stats.streams_stalled += is_stalled;
-        dip__record_detach(stream, is_stalled);
     }
+    d->stats.calls_ok[stream->method] += stream->is_served && !is_short;
+    if (stream->record)
+        dip__record_detach(stream, is_stalled);
     free(stream);
 }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # tests/fault/cluster.sh - processes of a busy cluster are killed, stopped, restarted at random moments: no accepted request may be lost, no byte may differ.
 #   cluster.sh PROGRAM [--runs N] [--seed N] [--keep] [KIND...]      without KIND: those of the suite; `all`: every one
-. "$(dirname "${BASH_SOURCE[0]}")/cluster.bash"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/cluster.bash"
 shift
 runs=2 seed=$RANDOM client_count=3 kinds=()
 while [ $# -gt 0 ]; do
@@ -12,10 +13,10 @@ while [ $# -gt 0 ]; do
     *) kinds+=("$1") && shift ;;
   esac
 done
-plain_kinds="nothing rank-0-killed rank-1-killed rank-0-stopped rank-1-stopped diffusion-killed diffusion-stopped coordinator-killed coordinator-stopped rank-restarted diffusion-restarted client-gone"
+plain_kinds="nothing rank-0-killed rank-1-killed rank-0-stopped rank-1-stopped diffusion-killed diffusion-stopped coordinator-killed coordinator-stopped rank-restarted diffusion-restarted client-gone slow-reader"
 etcd_kinds="etcd-member-killed etcd-all-killed leader-killed leader-stopped leader-restarted rolling-restart"
 if [ ${#kinds[@]} -eq 0 ]; then # those that wait for a lease cost ten seconds each: once
-  once=" coordinator-stopped leader-killed etcd-all-killed rolling-restart "
+  once=" slow-reader coordinator-stopped leader-killed etcd-all-killed rolling-restart "
   # shellcheck disable=SC2206  # words
   kinds=(${plain_kinds/nothing /} etcd-member-killed etcd-all-killed leader-killed leader-restarted rolling-restart)
 elif [ "${kinds[0]}" = all ]; then
@@ -50,7 +51,7 @@ start_plain() {
   server=127.0.0.1:$free_port
   free_port
   http=$free_port
-  add_coordinator coordinator-a --listen "$server" --ar-tp 2 --http "127.0.0.1:$http"
+  add_coordinator coordinator-a --listen "$server" --ar-tp 2 --http "127.0.0.1:$http" --stall-time 10
   start_workers --server "$server"
 }
 
@@ -220,15 +221,43 @@ strike_client-gone() {
   [ $((after - before)) -lt 40000 ] || complain "$kind, run $run: $((after - before)) of 48000 steps were done for nobody"
 }
 
+# One who stops reading in the middle: its slots are freed as if it read on, stale previews make way for newer ones, the
+# stream is cut when it has taken nothing for --stall-time, and what was made is still there to be fetched.
+strike_slow-reader() {
+  local id=slow-$seed-$run stalled dropped expected
+  stalled=$(metric diptych_stream_stalled_total) dropped=$(metric diptych_previews_dropped_total)
+  expected=$("$diptych" generate --json -o expected.png --seed 21 --steps 200 -n 8 slow | hashes)
+  blow
+  setpriv --pdeathsig KILL python3 "$here/reader.py" "$server" generate "$id" 2048 $patience >slow.out 2>&1 &
+  checks=$((checks + 5))
+  wait_for $patience something_runs || complain "$kind, run $run: nothing runs: $(cat slow.out)"
+  wait_for $patience nothing_is_left || complain "$kind, run $run: slots stay busy for who does not read: $(cut -c 1-300 seen)"
+  recovered=$(($(now_ms) - at))
+  wait $!
+  grep -qE '^(reset|ended)' slow.out || complain "$kind, run $run: not cut: $(cat slow.out)"
+  [ "$(metric diptych_stream_stalled_total)" = $((stalled + 1)) ] || complain "$kind, run $run: the cut is not counted"
+  [ "$(metric diptych_previews_dropped_total)" -gt "$dropped" ] || complain "$kind, run $run: every preview was kept"
+  [ "$(metric 'diptych_requests_total[{][^}]*SLOW_READER[^}]*[}]')" -ge 1 ] || complain "$kind, run $run: SLOW_READER is not told"
+  python3 "$here/reader.py" "$server" watch "$id" >watched.out 2>&1
+  same "$kind, run $run: what is fetched later" "$expected" "$(sort -n watched.out | sed -n 's/^[0-9]* \([0-9a-f]*\)$/"image_sha256": "\1"/p' | tr '\n' ' ')"
+  same "$kind, run $run: its end" 1 "$(grep -c completed watched.out)"
+}
+something_runs() { see && grep -qE '"(queued|running)": [1-9]' status.json; }
+
 # ---- runs ----
 
-replays() { # of the one coordinator; nothing where there are two
-  [ "$topology" = plain ] || return 0
+# metric PATTERN: its value at the one coordinator, the sum over its labels
+metric() {
   sleep 0.6 # a page is at most half a second old
   exec 3<>"/dev/tcp/127.0.0.1/$http" && printf 'GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&3 &&
-    sed -n 's/^diptych_replays_total \([0-9]*\).*/\1/p' <&3
+    grep -E "^$1 " <&3 | awk '{n += $NF} END {print n + 0}'
+}
+replays() { # nothing where there are two coordinators
+  [ "$topology" = plain ] || return 0
+  metric diptych_replays_total
 }
 
+has_clients() { case $kind in client-gone | slow-reader) return 0 ;; *) return 1 ;; esac; } # of its own
 run_kind() {
   local count=$runs before
   [[ "${once:-}" != *" $kind "* ]] || count=1
@@ -238,13 +267,13 @@ run_kind() {
   : >troubles
   : >recovered.txt
   before=$(replays)
-  [ "$kind" = client-gone ] || start_clients "$client_count"
+  has_clients || start_clients "$client_count"
   for run in $(seq "$count"); do
     wait_for_all "$kind, run $run"
     pause 0 700
     recovered=
     "strike_$kind" || complain "$kind, run $run: could not strike: $(cat status.err; cut -c 1-300 seen)"
-    if [ "$kind" != client-gone ]; then
+    if ! has_clients; then
       everybody_asks
       recovered=$(recovery "$at")
     fi
@@ -252,7 +281,7 @@ run_kind() {
   done
   wait_for_all "$kind, afterwards"
   asked=0 equal=0 refused=0 bad=0
-  if [ "$kind" != client-gone ]; then
+  if ! has_clients; then
     stop_clients
     judge "$kind"
   fi

@@ -308,6 +308,26 @@ static void a_reader_that_stops_is_cut_and_may_come_back(void **state)
     assert_true(b.files[1].is_right);
 }
 
+/* All of it was made and given to the call before the reader stopped: not OK all the same. */
+static void who_does_not_take_the_end_was_not_served(void **state)
+{
+    (void)state;
+    f.stub_options.png_bytes = 512 << 10;
+    f.window_bytes = 64 << 10;
+    f.options.stall_ns = INT64_C(500) * DIP_MS_NS;
+    front_open(&f);
+    Diptych__V1__GenerateRequest request = a_request("end");
+    ask_generate(&f, &request, &a);
+    dip_rpc_call_pause(a.call);
+    const struct dip_front_stats *stats = dip_coordinator_daemon_stats(f.daemon);
+    WAIT_UNTIL(f.loop, stats->streams_stalled == 1);
+    assert_int_equal(stats->calls_failed[DIP_FRONT_METHOD_GENERATE][DIP_REASON_SLOW_READER], 1);
+    assert_int_equal(stats->calls_ok[DIP_FRONT_METHOD_GENERATE], 0);
+    assert_int_equal(stats->succeeded, 1); /* the request was */
+    dip_rpc_call_resume(a.call);
+    WAIT_UNTIL(f.loop, a.closes);
+}
+
 /* The line of the first reader hangs, unnoticed, with half of the images; whoever has come back on
  * another one hears of the other half. */
 static void who_comes_back_does_not_wait_for_a_line_that_hangs(void **state)
@@ -355,6 +375,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(a_reader_that_stops_is_cut_and_may_come_back, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(who_does_not_take_the_end_was_not_served, setup, teardown),
         cmocka_unit_test_setup_teardown(who_comes_back_does_not_wait_for_a_line_that_hangs, setup,
                                         teardown),
     };
