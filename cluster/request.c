@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "cluster/state.h"
 
-enum { HANDED_COUNT_MAX = 16, HANDED_PER_HINGE = 3 };
+enum { HANDED_COUNT_MAX = 16, HANDED_PER_HINGE = 3, RESERVE_SHARE = 8 };
 
 /* The deadline, for the order of a tenant's images, of one that has none. */
 #define PATIENCE_NS (600 * DIP_SECOND_NS)
@@ -38,11 +38,13 @@ static enum dip_refusal find_missing(const struct dip_scheduler *s, bool has_hid
     return DIP_REFUSAL_COUNT;
 }
 
+/* A wait is estimated by means: a queue that reaches up to the deadline is late half of the time. */
 static bool is_late(const struct dip_scheduler *s, const struct dip_message_submit *submit,
                     const struct estimate *estimate)
 {
     int64_t start_ns = estimate->start_ns > 0 ? estimate->start_ns : s->now_ns;
     int64_t finish_ns = estimate->finish_ns > 0 ? estimate->finish_ns : start_ns;
+    finish_ns += (start_ns - s->now_ns) / RESERVE_SHARE;
     return (submit->deadline_ns > 0 && finish_ns >= submit->deadline_ns) ||
            (submit->begin_by_ns > 0 && start_ns > submit->begin_by_ns);
 }
