@@ -4,13 +4,13 @@
  *     control.p50, .p99 what the front door adds to a request, 2 clients
  *     control.refusal   p99 of a refusal while the queue is full and 64 clients insist
  *     control.queued    memory of one request that waits
+ *     control.overload.*, control.connections.*  see cli/bench_load.h
  *     control.decide.*  what one decision of the scheduler costs (cli/bench_decide.h)
  *
  * Client and coordinator share the machine, so the rate is that of both together. */
 #include "cli/bench_control.h"
 
 #include <malloc.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,16 +18,12 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "cli/bench_decide.h"
-#include "coordinator/daemon.h"
-#include "coordinator/stub.h"
-#include "net/rpc_client.h"
-#include "proto/diptych/v1/image.pb-c.h"
-#include "proto/wire.h"
+#include "cli/bench_front.h"
+#include "cli/bench_load.h"
 
 enum {
     CLIENTS = 64,
     CLIENTS_CALM = 2,
-    CHANNELS = 32, /* a server takes 100 calls on one connection */
     QUEUE = 2048,
     SAMPLES = 1 << 18,
     ROUNDS = 5,
@@ -45,15 +41,7 @@ struct client {
 };
 
 struct bench {
-    struct dip_rpc_loop *server_loop, *client_loop;
-    struct dip_coordinator_daemon *daemon;
-    struct dip_stub *stub;
-    struct dip_rpc_channel *channels[CHANNELS];
-    pthread_t thread;
-    bool is_running;
-    void *request;
-    size_t request_bytes;
-
+    struct bench_front front;
     struct client clients[QUEUE];
     bool is_ending; /* no new requests */
     int live, begun;
@@ -96,29 +84,16 @@ static void ask(struct client *client)
 {
     static const struct dip_rpc_handler handler = {.on_message = on_message, .on_close = on_close};
     struct bench *b = client->bench;
-    struct dip_rpc_call *call;
-    struct dip_rpc_call_options options = {.path = "/diptych.v1.ImageService/Generate",
-                                           .is_patient = true,
-                                           .handler = &handler,
-                                           .context = client};
-    void *copy = malloc(b->request_bytes);
     client->begin_ns = dip_clock_now_ns();
     client->is_begun = false;
-    dip_assert(copy);
-    memcpy(copy, b->request, b->request_bytes);
-    enum dip_status status =
-        dip_rpc_call_open(b->channels[client->index % CHANNELS], &options, &call);
-    if (!status)
-        status = dip_rpc_call_send(call, copy, b->request_bytes, 0);
-    dip_assert(status == DIP_OK); /* a benchmark without memory measures nothing */
-    dip_rpc_call_half_close(call);
+    dip__bench_front_ask(&b->front, client->index, 0, &handler, client);
     b->live++;
 }
 
 static void turn_until(struct bench *b, int64_t until_ns)
 {
     for (int64_t now_ns; (now_ns = dip_clock_now_ns()) < until_ns;)
-        dip_rpc_loop_turn(b->client_loop, until_ns - now_ns);
+        dip_rpc_loop_turn(b->front.client_loop, until_ns - now_ns);
 }
 
 /* So many clients ask again and again for a while; those that are under way are waited for. */
@@ -136,59 +111,22 @@ static void run_clients(struct bench *b, int first, int count, int64_t for_ns)
 static void wait_for(struct bench *b, int live)
 {
     while (b->live > live)
-        dip_rpc_loop_turn(b->client_loop, DIP_SECOND_NS);
-}
-
-/* ---- the coordinator's thread ---- */
-
-static void *server_main(void *bench)
-{
-    dip_rpc_loop_run(((struct bench *)bench)->server_loop);
-    return NULL;
+        dip_rpc_loop_turn(b->front.client_loop, DIP_SECOND_NS);
 }
 
 static void post_hold(void *bench, void *payload)
 {
-    dip_stub_hold(((struct bench *)bench)->stub, payload != NULL);
-}
-
-static void on_stopped(void *bench)
-{
-    dip_rpc_loop_stop(((struct bench *)bench)->server_loop);
-}
-
-static void post_drain(void *bench, void *payload)
-{
-    (void)payload;
-    dip_coordinator_daemon_drain(((struct bench *)bench)->daemon, 0, on_stopped, bench);
-}
-
-static void post(struct bench *b, dip_rpc_post_fn function, void *payload)
-{
-    while (dip_rpc_loop_post(b->server_loop, function, b, payload))
-        dip_clock_sleep(DIP_MS_NS);
+    dip_stub_hold(((struct bench *)bench)->front.stub, payload != NULL);
 }
 
 /* ---- rows ---- */
 
-static int by_value(const void *a, const void *b)
-{
-    int64_t left = *(const int64_t *)a, right = *(const int64_t *)b;
-    return left < right ? -1 : left > right;
-}
-
 static double percentile_ms(struct bench *b, int percent)
 {
-    if (b->sample_count == 0)
-        return 0;
-    qsort(b->samples, (size_t)b->sample_count, sizeof b->samples[0], by_value);
-    int64_t rank = (int64_t)(b->sample_count - 1) * percent / 100;
-    return (double)b->samples[rank] / 1e6;
+    return dip__bench_percentile_ms(b->samples, b->sample_count, percent);
 }
 
-typedef void (*on_row_fn)(void *context, const struct dip_bench_row *row);
-
-static void row_rate(struct bench *b, on_row_fn on_row, void *context)
+static void row_rate(struct bench *b, bench_row_fn on_row, void *context)
 {
     double best = 0, sum[ROUNDS];
     for (int i = 0; i < ROUNDS; i++) {
@@ -211,7 +149,7 @@ static void row_rate(struct bench *b, on_row_fn on_row, void *context)
                                    ROUNDS, "64 clients; accepted and finished; bound: the aim"});
 }
 
-static void row_latency(struct bench *b, on_row_fn on_row, void *context)
+static void row_latency(struct bench *b, bench_row_fn on_row, void *context)
 {
     double best[2] = {1e9, 1e9}, middle[2] = {0, 0};
     static const int percents[2] = {50, 99};
@@ -233,10 +171,10 @@ static void row_latency(struct bench *b, on_row_fn on_row, void *context)
 }
 
 /* The queue is filled with requests that nobody works on; what they take is counted by glibc. */
-static void row_queue(struct bench *b, on_row_fn on_row, void *context)
+static void row_queue(struct bench *b, bench_row_fn on_row, void *context)
 {
     const double aim_ms = 50;
-    post(b, post_hold, b);
+    dip__bench_front_post(&b->front, post_hold, b, b);
     size_t before = mallinfo2().uordblks;
     b->is_ending = true;
     for (int i = CLIENTS; i < QUEUE; i++) {
@@ -244,7 +182,7 @@ static void row_queue(struct bench *b, on_row_fn on_row, void *context)
         ask(&b->clients[i]);
     }
     while (b->begun < QUEUE - CLIENTS)
-        dip_rpc_loop_turn(b->client_loop, DIP_SECOND_NS);
+        dip_rpc_loop_turn(b->front.client_loop, DIP_SECOND_NS);
     double each = (double)(mallinfo2().uordblks - before) / (QUEUE - CLIENTS) / 1024;
     on_row(context, &(struct dip_bench_row){"control.queued", each, "KiB", each, 1, each, 1,
                                             "a request that waits, its client's end included"});
@@ -253,7 +191,7 @@ static void row_queue(struct bench *b, on_row_fn on_row, void *context)
         ask(&b->clients[i]);
     }
     while (b->begun < QUEUE)
-        dip_rpc_loop_turn(b->client_loop, DIP_SECOND_NS);
+        dip_rpc_loop_turn(b->front.client_loop, DIP_SECOND_NS);
     static struct client insistent[CLIENTS];
     b->sample_count = 0;
     b->is_ending = false;
@@ -271,86 +209,34 @@ static void row_queue(struct bench *b, on_row_fn on_row, void *context)
              (unsigned long long)(b->refused - refused) / 2);
     on_row(context, &(struct dip_bench_row){"control.refusal", ms, "ms", aim_ms, aim_ms / ms,
                                             percentile_ms(b, 50), 1, note});
-    post(b, post_hold, NULL);
+    dip__bench_front_post(&b->front, post_hold, b, NULL);
     wait_for(b, 0);
-}
-
-/* ---- setting up ---- */
-
-static enum dip_status start(struct bench *b, const char *directory, struct dip_why *why)
-{
-    struct dip_rpc_loop_options loop = {.call_count_max = 4 * QUEUE, .timer_count_max = 8 * QUEUE};
-    char target[64];
-    Diptych__V1__GenerateRequest request = DIPTYCH__V1__GENERATE_REQUEST__INIT;
-    request.prompt = (char *)(uintptr_t) "a red circle beside a small blue square";
-    DIP_TRY(dip_proto_encode(&request.base, &b->request, &b->request_bytes));
-    b->samples = calloc(SAMPLES, sizeof *b->samples);
-    if (!b->samples)
-        return DIP_NO_MEMORY;
-    DIP_TRY(dip_rpc_loop_new(&loop, &b->server_loop));
-    DIP_TRY(dip_rpc_loop_new(&loop, &b->client_loop));
-    DIP_TRY(dip_stub_new(
-        &(struct dip_stub_options){.loop = b->server_loop, .member_count = 16, .slots = 64},
-        &b->stub));
-    struct dip_coordinator_daemon_options options = {.loop = b->server_loop,
-                                                     .model_directory = directory,
-                                                     .listen = "127.0.0.1:0",
-                                                     .epoch = 1,
-                                                     .endpoint = dip_stub_endpoint(b->stub),
-                                                     .request_count_max = QUEUE,
-                                                     .image_count_max = QUEUE};
-    DIP_TRY(dip_coordinator_daemon_start(&options, why, &b->daemon));
-    dip_stub_join(b->stub, b->daemon);
-    snprintf(target, sizeof target, "127.0.0.1:%d", dip_coordinator_daemon_port(b->daemon));
-    b->is_running = pthread_create(&b->thread, NULL, server_main, b) == 0;
-    if (!b->is_running)
-        return dip_fail(why, DIP_NO_MEMORY, "no thread for the coordinator");
-    for (int i = 0; i < CHANNELS; i++)
-        DIP_TRY(dip_rpc_channel_open(
-            &(struct dip_rpc_channel_options){.loop = b->client_loop, .target = target}, why,
-            &b->channels[i]));
-    return DIP_OK;
-}
-
-static void stop(struct bench *b)
-{
-    for (int i = 0; i < CHANNELS; i++)
-        if (b->channels[i])
-            dip_rpc_channel_close(b->channels[i]);
-    if (b->client_loop) {
-        dip_rpc_loop_stop(b->client_loop);
-        dip_rpc_loop_run(b->client_loop);
-    }
-    if (b->is_running) {
-        post(b, post_drain, NULL);
-        pthread_join(b->thread, NULL);
-    }
-    dip_coordinator_daemon_free(b->daemon);
-    dip_stub_free(b->stub);
-    dip_rpc_loop_free(b->client_loop);
-    dip_rpc_loop_free(b->server_loop);
-    free(b->samples);
-    free(b->request);
 }
 
 enum dip_status dip__bench_control(const char *directory,
                                    void (*on_row)(void *context, const struct dip_bench_row *row),
                                    void *context, struct dip_why *why)
 {
+    struct bench_front_options options = {
+        .directory = directory, .stub = {.member_count = 16, .slots = 64}, .queue = QUEUE};
     struct bench *b = calloc(1, sizeof *b);
-    if (!b)
-        return dip_fail(why, DIP_NO_MEMORY, "no memory to measure");
-    enum dip_status status = start(b, directory, why);
+    enum dip_status status = DIP_NO_MEMORY;
+    if (b)
+        b->samples = calloc(SAMPLES, sizeof *b->samples);
+    if (b && b->samples)
+        status = dip__bench_front_open(&options, why, &b->front);
     if (!status) {
         row_rate(b, on_row, context);
         row_latency(b, on_row, context);
         row_queue(b, on_row, context);
         if (b->failed > 0)
             status = dip_fail(why, DIP_IO, "%llu requests failed", (unsigned long long)b->failed);
-    } else {
-        status = dip_fail(why, status, "cannot measure: %s", dip_status_text(status));
+        dip__bench_front_close(&b->front);
     }
-    stop(b);
+    if (b)
+        free(b->samples);
     free(b);
-    return status ? status : dip__bench_decide(on_row, context, why);
+    DIP_TRY(status);
+    DIP_TRY(dip__bench_load(directory, on_row, context, why));
+    return dip__bench_decide(on_row, context, why);
 }

@@ -72,6 +72,7 @@ static enum dip_status start(struct coordinator *c, struct dip_why *why)
     DIP_TRY(dip__model_directory(o, why, c->model, sizeof c->model));
     DIP_TRY(dip__daemon_degrees(c->model, (int)o->ar_tp, why, &c->degrees));
     DIP_TRY(dip__daemon_tls(o, why, &c->tls));
+    (void)dip__daemon_files();
     if (o->tokens)
         DIP_TRY(dip_tokens_open(o->tokens, why, &c->tokens));
     DIP_TRY(dip__observe_open(o, "coordinator", o->name, dip__coordinator_rows,

@@ -2,6 +2,7 @@
 #include "cli/daemon.h"
 
 #include <stdio.h>
+#include <sys/resource.h>
 
 #include "model/config.h"
 #include "model/shard.h"
@@ -27,6 +28,17 @@ enum dip_status dip__daemon_tls(const struct options *options, struct dip_why *w
                         o->tls_cert ? "key" : "cert");
     struct dip_rpc_tls_files files = {o->tls_cert, o->tls_key, o->tls_ca};
     return dip_rpc_tls_open(&files, why, ret_tls);
+}
+
+int64_t dip__daemon_files(void)
+{
+    struct rlimit limit = {0};
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return 0;
+    struct rlimit more = {.rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max};
+    if (limit.rlim_cur < limit.rlim_max && setrlimit(RLIMIT_NOFILE, &more) == 0)
+        limit = more;
+    return limit.rlim_cur < INT64_MAX ? (int64_t)limit.rlim_cur : INT64_MAX;
 }
 
 enum dip_status dip__daemon_degrees(const char *directory, int degree, struct dip_why *why,

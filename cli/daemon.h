@@ -20,6 +20,10 @@ void dip__fact(const char *component, const char *fact, const char *detail);
 DIP_MUST_USE enum dip_status dip__daemon_tls(const struct options *options, struct dip_why *why,
                                              struct dip_rpc_tls **ret_tls);
 
+/* Allows this process as many open files as it may allow itself: each connection is one, and many
+ * systems begin with 1,024. Returns how many that is. */
+int64_t dip__daemon_files(void);
+
 /* Whether the AR panel of the model in `directory` can be cut into `degree` ranks, and bit d - 1
  * for each degree d that it can be cut into. Errors: UNSUPPORTED, those of the configuration. */
 DIP_MUST_USE enum dip_status dip__daemon_degrees(const char *directory, int degree,

@@ -76,6 +76,7 @@ static enum dip_status start(struct worker *w, struct dip_why *why)
     const struct options *o = w->options;
     DIP_TRY(dip__model_directory(o, why, w->model, sizeof w->model));
     DIP_TRY(dip__daemon_tls(o, why, &w->tls));
+    (void)dip__daemon_files();
     DIP_TRY(dip__observe_open(o, "worker", o->name, rows, PROCESS + PROCESS_METRICS, why,
                               &w->observed));
     struct dip_worker_daemon_options options = {

@@ -286,7 +286,7 @@ static void set_defaults(struct dip_rpc_server_options *o)
     if (!o->request_ns)
         o->request_ns = 30 * DIP_SECOND_NS;
     if (!o->handshake_ns)
-        o->handshake_ns = 10 * DIP_SECOND_NS;
+        o->handshake_ns = 30 * DIP_SECOND_NS; /* ten thousand at once take long to greet */
     if (!o->keepalive_ns)
         o->keepalive_ns = 30 * DIP_SECOND_NS;
     if (!o->keepalive_timeout_ns)

@@ -38,7 +38,7 @@ struct dip_rpc_server_options {
     int stream_count_max;         /* calls on one connection [100] */
     size_t window_bytes;          /* unread, of one stream [grows with the measured bandwidth] */
     int64_t request_ns;           /* for a single request to become whole [30 s] */
-    int64_t handshake_ns;         /* [10 s] */
+    int64_t handshake_ns;         /* TLS and the client's first words [30 s] */
     int64_t idle_ns;              /* a connection without calls is closed [never] */
     int64_t age_ns;               /* a connection is asked to reconnect [never] */
     int64_t age_grace_ns;         /* and its calls may last so long [never cut] */

@@ -95,9 +95,10 @@ pids+=("$!")
 expect "a worker with TLS does not listen" grep -q "listening on" closed.out
 expect "a worker with TLS does not say what stays open" grep -q "is not encrypted" closed.log
 end_last
-"$diptych" coordinator --model "$tiny" --listen 0.0.0.0:0 --insecure >open.out 2>open.log &
+(ulimit -Sn 256 && exec "$diptych" coordinator --model "$tiny" --listen 0.0.0.0:0 --insecure >open.out 2>open.log) &
 pids+=("$!")
 expect "--insecure does not listen" grep -q "listening on" open.out
+same "open files: the soft limit is raised to the hard one" "$(ulimit -Hn)" "$(awk '/^Max open files/ {print $4}' /proc/$!/limits)"
 end_last
 refuses 2 'needs --tls-key' "$diptych" coordinator --model "$tiny" --listen 127.0.0.1:0 --tls-cert server.pem
 refuses 1 'missing\.pem' "$diptych" coordinator --model "$tiny" --listen 127.0.0.1:0 --tls-cert missing.pem --tls-key server.key
