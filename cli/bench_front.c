@@ -143,5 +143,6 @@ double dip__bench_percentile_ms(int64_t *samples, int count, int percent)
     if (count == 0)
         return 0;
     qsort(samples, (size_t)count, sizeof samples[0], by_value);
-    return (double)samples[(int64_t)(count - 1) * percent / 100] / 1e6;
+    int64_t rank = (int64_t)(count - 1) * percent / 100;
+    return (double)samples[rank] / 1e6;
 }

@@ -37,7 +37,7 @@ enum {
     WARM_S = 3,
     QUEUE = 2048,
     RESULTS = 256, /* kept; full before memory is looked at */
-    SHOTS_MAX = (OVERLOAD_S + 1) * ASKED,
+    SHOTS_MAX = (OVERLOAD_S + WARM_S + 1) * ASKED,
     CONNECTIONS = 10000,
     HOLD_S = 20,
 };
@@ -45,6 +45,7 @@ enum {
 
 /* ---- overload ---- */
 
+/* A refusal that has not come by the deadline counts as one that took so long. */
 struct load {
     struct bench_front front;
     int64_t *refusals; /* [SHOTS_MAX] ns */
@@ -77,7 +78,7 @@ static void on_close(void *context, struct dip_rpc_call *call, const struct dip_
         load->done++;
     else if (shot->is_admitted)
         load->late++;
-    else if (status->code == DIP_RPC_UNAVAILABLE && load->refusal_count < SHOTS_MAX)
+    else if (status->code == DIP_RPC_DEADLINE_EXCEEDED || status->code == DIP_RPC_UNAVAILABLE)
         load->refusals[load->refusal_count++] = dip_clock_now_ns() - shot->begin_ns;
     else
         load->failed++;
@@ -94,16 +95,17 @@ static void shoot(struct load *load, int number)
     dip__bench_front_ask(&load->front, number, shot->begin_ns + DEADLINE_NS, &handler, shot);
 }
 
-/* Resident memory of this process. */
+/* Resident memory of this process: the second number, in pages. */
 static double resident_kib(void)
 {
-    long size = 0, resident = 0;
+    char text[128] = "";
     FILE *file = fopen("/proc/self/statm", "r");
-    if (!file || fscanf(file, "%ld %ld", &size, &resident) != 2)
-        resident = 0;
+    size_t bytes = file ? fread(text, 1, sizeof text - 1, file) : 0;
+    text[bytes] = '\0';
     if (file)
         fclose(file);
-    return (double)resident * (double)sysconf(_SC_PAGESIZE) / 1024;
+    const char *second = strchr(text, ' ');
+    return second ? strtod(second, NULL) * (double)sysconf(_SC_PAGESIZE) / 1024 : 0;
 }
 
 /* So many a second for a while, by the clock. ret_slope (may be NULL): KiB a minute that the

@@ -38,7 +38,8 @@ static enum dip_refusal find_missing(const struct dip_scheduler *s, bool has_hid
     return DIP_REFUSAL_COUNT;
 }
 
-/* A wait is estimated by means: a queue that reaches up to the deadline is late half of the time. */
+/* A wait is estimated by means: a queue that reaches up to the deadline is late half of the time.
+ */
 static bool is_late(const struct dip_scheduler *s, const struct dip_message_submit *submit,
                     const struct estimate *estimate)
 {
