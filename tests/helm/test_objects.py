@@ -322,5 +322,7 @@ for case, words in WORRIES.items():
         check(word in notes, f"{case}: the notes do not warn of {word}: {notes}")
     check(bool(words) == ("WARNINGS" in notes), f"{case}: warnings: {notes}")
 check("One coordinator" in common.render_notes("minimal", values={"coordinator": {"replicas": 1}}), "no warning of one coordinator")
+check("name those outside in networkPolicy.clients" in common.render_notes("minimal", values={"coordinator": {"service": {"type": "LoadBalancer"}}}),
+      "no warning of a load balancer that leads nowhere")
 check("no memory limit" in common.render_notes("minimal", values={"ar": {"resources": {"limits": None}}}), "no warning of no limits")
 common.finish("objects")

@@ -12,7 +12,7 @@ import sys
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "helm" / "diptych" / "dashboards"
 FRONT = 'namespace="$namespace",job="$job"'
-PANELS = 'namespace="$namespace",job=~"(ar|diffusion|.+-ar|.+-diffusion)"'
+PANELS = 'namespace="$namespace",job=~"$panels"'
 WIDTH = 24
 
 
@@ -147,6 +147,7 @@ def dashboard(uid, title, rows):
             {"name": "datasource", "label": "data source", "type": "datasource", "query": "prometheus"},
             variable("namespace", "namespace", "label_values(diptych_coordinator_is_leader, namespace)"),
             variable("job", "coordinators", 'label_values(diptych_coordinator_is_leader{namespace="$namespace"}, job)'),
+            variable("panels", "workers", 'label_values(diptych_worker_connected{namespace="$namespace"}, job)') | {"multi": True, "includeAll": True},
         ]},
     }
 

@@ -92,7 +92,7 @@ spec:
       {{- $resources := deepCopy $values.resources }}
       {{- if eq $root.Values.backend "cuda" }}
       {{- range $part := list "limits" "requests" }}
-      {{- $gpus := dict $root.Values.gpu.resource (mul $ranks (int64 $root.Values.gpu.perRank)) }}
+      {{- $gpus := dict $root.Values.gpu.resource (int64 $ranks) }}
       {{- $_ := set $resources $part (merge $gpus (default dict (index $resources $part))) }}
       {{- end }}
       {{- end }}
