@@ -59,6 +59,7 @@ static struct dip_coordinator_daemon_options daemon_options(const struct coordin
         .result_bytes_max = (size_t)o->result_mib << 20,
         .result_ns = o->result_time * DIP_SECOND_NS,
         .deadline_ns = o->deadline * DIP_SECOND_NS,
+        .hold_ns = o->hold * DIP_SECOND_NS,
         .stall_ns = o->stall_time * DIP_SECOND_NS,
         .heartbeat_ns = o->heartbeat * DIP_MS_NS,
         .silence_ns = o->silence * DIP_MS_NS,

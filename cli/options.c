@@ -570,6 +570,18 @@ const struct option dip__options[] = {
      .commands = COORDINATOR | UP,
      .offset = AT(deadline),
      .help = "of a request that brings none, and the longest there is"},
+    {.name = "hold",
+     .type = OPTION_INT,
+     .value = "N",
+     .unit = "seconds",
+     .min = 0,
+     .max = 86400,
+     .standard = "0",
+     .commands = COORDINATOR | UP,
+     .offset = AT(hold),
+     .help =
+         "requests wait so long for a panel without any worker, to be scaled from zero; 0: they "
+         "are refused"},
     {.name = "stall-time",
      .type = OPTION_INT,
      .value = "N",

@@ -67,7 +67,7 @@ struct options {
     int64_t images, steps, top_k, threads, device, preview_every, timeout, grace;
     int64_t ranks, ar_tp, ar_groups, diffusion, ar_slots, diffusion_slots;
     int64_t queue_max, images_max, tenant_max, request_images_max, members_max, attempts;
-    int64_t result_mib, result_time, deadline, stall_time;
+    int64_t result_mib, result_time, deadline, hold, stall_time;
     int64_t heartbeat, silence, stuck_time;
     int64_t sim_workers, sim_requests, sim_seeds;
     double guidance, temperature, top_p;

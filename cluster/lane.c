@@ -65,6 +65,7 @@ static void flow_remove(struct dip_scheduler *s, struct lane *lane, struct image
 void dip__lane_push(struct dip_scheduler *s, struct lane *lane, struct image *image)
 {
     lane->count++;
+    image->wait_ns = s->now_ns;
     if (image->is_isolated)
         dip__tree_insert(&lane->isolated, &image->wait, image->request->begin_key, image->order);
     else

@@ -32,7 +32,10 @@ static enum dip_refusal find_missing(const struct dip_scheduler *s, bool has_hid
     if (s->is_draining)
         return DIP_REFUSAL_DRAINING;
     if (pool->alive_count[1] == 0 || (!has_hidden && pool->alive_count[0] == 0))
-        return s->now_ns < s->expect_until_ns ? DIP_REFUSAL_COUNT : DIP_REFUSAL_NO_WORKERS;
+        return s->now_ns < s->expect_until_ns || s->limits.hold_ns > 0 ? DIP_REFUSAL_COUNT
+                                                                       : DIP_REFUSAL_NO_WORKERS;
+    if (s->limits.hold_ns > 0)
+        return DIP_REFUSAL_COUNT; /* those that drain go, and others may come */
     if (pool->staying_count[1] == 0 || (!has_hidden && pool->staying_count[0] == 0))
         return DIP_REFUSAL_DRAINING;
     return DIP_REFUSAL_COUNT;
@@ -154,6 +157,8 @@ static int64_t expiry_of(const struct request *request)
     int64_t expiry_ns = request->deadline_ns > 0 ? request->deadline_ns : INT64_MAX;
     if (!request->is_begun && request->begin_by_ns > 0 && request->begin_by_ns < expiry_ns)
         expiry_ns = request->begin_by_ns;
+    if (request->hold_by_ns > 0 && request->hold_by_ns < expiry_ns)
+        expiry_ns = request->hold_by_ns;
     return expiry_ns;
 }
 
@@ -165,6 +170,43 @@ static void expiry_set(struct dip_scheduler *s, struct request *request)
                        (uint64_t)(request - s->requests));
     else if (dip__tree_has(&request->expiry))
         dip__tree_remove(&s->expiries, &request->expiry);
+}
+
+/* ---- held: it may wait for a worker to come, but not for ever ---- */
+
+static bool has_members(const struct dip_scheduler *s, const struct request *request)
+{
+    const int *counts = s->pool.staying_count;
+    return counts[1] > 0 && (request->has_hidden || counts[0] > 0);
+}
+
+static void hold(struct dip_scheduler *s, struct request *request)
+{
+    if (s->limits.hold_ns == 0 || has_members(s, request))
+        return;
+    request->hold_by_ns = s->now_ns + s->limits.hold_ns;
+    dip__list_push(s, LIST_HELD, request);
+    s->held_count++;
+}
+
+static void unhold(struct dip_scheduler *s, struct request *request)
+{
+    if (!request->held.is_in)
+        return;
+    dip__list_remove(s, LIST_HELD, request);
+    request->hold_by_ns = 0;
+    s->held_count--;
+}
+
+void dip__hold_end(struct dip_scheduler *s)
+{
+    for (struct request *request = s->held.first, *next; request; request = next) {
+        next = request->held.next;
+        if (!has_members(s, request))
+            continue;
+        unhold(s, request);
+        expiry_set(s, request);
+    }
 }
 
 void dip__on_submit(struct dip_scheduler *s, const struct dip_message *m)
@@ -190,6 +232,7 @@ void dip__on_submit(struct dip_scheduler *s, const struct dip_message *m)
     struct request *request = request_take(s, m);
     for (int i = 0; i < submit->image_count; i++)
         image_admit(s, request, i, submit);
+    hold(s, request);
     expiry_set(s, request);
     request->news_ns = s->now_ns + DIP_SECOND_NS;
     request->told_ahead = estimate.ahead;
@@ -223,6 +266,7 @@ void dip__request_end(struct dip_scheduler *s, struct request *request, enum dip
     action->text = text;
     dip__list_remove(s, LIST_WAITING, request);
     dip__list_remove(s, LIST_NEWS, request);
+    unhold(s, request);
     if (dip__tree_has(&request->expiry))
         dip__tree_remove(&s->expiries, &request->expiry);
     dip__request_remove(s, request);

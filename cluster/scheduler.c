@@ -53,7 +53,7 @@ static void limits_take(struct dip_scheduler *s, const struct dip_scheduler_limi
     dip_assert(limits->token_count_max > 0 && limits->token_count_max <= DIP_IMAGE_TOKENS_MAX);
     dip_assert(limits->attempt_count_max > 0);
     dip_assert(limits->tenant_count_max >= 0 && limits->tenant_count_max <= TENANTS_MAX);
-    dip_assert(limits->age_ns >= 0);
+    dip_assert(limits->age_ns >= 0 && limits->hold_ns >= 0);
     s->limits = *limits;
     if (s->limits.tenant_count_max == 0)
         s->limits.tenant_count_max = TENANTS_DEFAULT;
@@ -205,6 +205,8 @@ void dip_scheduler_feed(struct dip_scheduler *scheduler, int64_t now_ns,
     dip__asides_end(s);
     if (handlers[message->kind])
         handlers[message->kind](s, message);
+    if (message->kind == DIP_MESSAGE_JOINED || message->kind == DIP_MESSAGE_UNDRAIN)
+        dip__hold_end(s);
     dip__place(s);
 }
 
@@ -236,6 +238,7 @@ struct dip_scheduler_stats dip_scheduler_stats(const struct dip_scheduler *sched
     const struct dip_scheduler *s = scheduler;
     const int *counts = s->state_counts;
     const struct request *oldest = s->waiting.first;
+    const struct image *next = dip__lane_first(&s->diffusion_lane);
     return (struct dip_scheduler_stats){
         .requests = s->request_count,
         .images = s->limits.image_count_max - counts[IMAGE_FREE],
@@ -246,7 +249,9 @@ struct dip_scheduler_stats dip_scheduler_stats(const struct dip_scheduler *sched
         .encoding = counts[IMAGE_ENCODING],
         .ar_slots = s->pool.ar_slots,
         .diffusion_slots = s->pool.diffusion_slots,
+        .held = s->held_count,
         .oldest_wait_ns = oldest ? s->now_ns - oldest->submitted_ns : 0,
+        .diffusion_wait_ns = next ? s->now_ns - next->wait_ns : 0,
     };
 }
 

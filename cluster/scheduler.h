@@ -6,6 +6,8 @@
  *
  *   - an admitted request ends exactly once, whatever workers do; a refused one never began;
  *   - what cannot meet its deadline by the measured rates is refused, not queued;
+ *   - what comes while a panel has no worker at all is refused, or held for hold_ns if there may be
+ *     one soon: a pool that is scaled from zero;
  *   - whatever waits is served at last: waiting raises a priority, tenants share by weight, and
  *     within a tenant the one that must begin first goes first;
  *   - a member never has more jobs than the slots it joined with;
@@ -38,6 +40,7 @@ struct dip_scheduler_limits {
     int token_count_max;   /* image tokens of one image */
     int attempt_count_max; /* workers that one image may take down with it */
     int tenant_count_max;  /* 0 = 64; larger numbers share the places of smaller ones */
+    int64_t hold_ns;       /* requests wait so long for a panel that has no worker; 0 = refused */
     int64_t age_ns;        /* a priority's wait that raises its next images by one; 0 = 20 s */
 };
 
@@ -78,6 +81,7 @@ const char *dip_refusal_text(enum dip_refusal refusal);
     X(CANCELLED, "cancelled")                                                                      \
     X(DEADLINE, "its deadline has passed")                                                         \
     X(QUEUE_TIME, "it waited longer than it wanted to")                                            \
+    X(NO_WORKERS, "no worker came for one of the two panels")                                      \
     X(WORKER_LOST, "too many workers were lost under it")                                          \
     X(POISONED, "every worker that took it went down")                                             \
     X(FAILED, "a worker could not do it")
@@ -156,7 +160,9 @@ struct dip_scheduler_stats {
     int requests, images;
     int ar_waiting, ar_running, diffusion_waiting, diffusion_running, encoding;
     int ar_slots, diffusion_slots; /* of members that take work */
+    int held;                      /* requests that wait because a panel had no worker */
     int64_t oldest_wait_ns;        /* of the requests that have not begun, at the last message */
+    int64_t diffusion_wait_ns;     /* of the image that is next to be diffused */
 };
 struct dip_scheduler_stats dip_scheduler_stats(const struct dip_scheduler *scheduler);
 

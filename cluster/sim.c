@@ -317,6 +317,9 @@ static enum dip_status machines_new(struct sim *s)
                                           .token_count_max = SIM_TOKENS_MAX,
                                           .attempt_count_max = s->attempts,
                                           .tenant_count_max = 8};
+    if (s->options.seed % 2 ==
+        1) /* not drawn: the histories of the other seeds stay as they were */
+        limits.hold_ns = (int64_t)(1 + s->options.seed / 2 % 10) * DIP_SECOND_NS;
     DIP_TRY(dip_scheduler_new(&limits, &s->scheduler));
     if (s->degree == 1)
         return DIP_OK;

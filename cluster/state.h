@@ -52,10 +52,12 @@ struct request {
     enum dip_priority priority;
     uint32_t tenant;
     int64_t submitted_ns, deadline_ns, begin_by_ns; /* 0 = none */
+    int64_t hold_by_ns;          /* a worker must have come by then; 0 = there is one */
     int64_t begin_key;           /* when it must begin to be in time: the order within its tenant */
     struct tree_node expiry;     /* in s->expiries */
     struct request_link waiting; /* in s->waiting, until it has begun */
     struct request_link news;    /* in s->news, until it has begun */
+    struct request_link held;    /* in s->held, until there are workers for it */
     int64_t news_ns;             /* when it is told again */
     int told_ahead;
     int64_t told_start_ns;
@@ -71,6 +73,7 @@ struct image {
     /* Waiting (lane.c). */
     int band;              /* the priority it has come to */
     struct tree_node wait; /* in its flow, or among the isolated */
+    int64_t wait_ns;       /* since when */
 
     uint64_t ar_job_id; /* 0, or a worker draws this image or keeps its hinge */
     uint32_t ar_member;
@@ -187,7 +190,8 @@ struct dip_scheduler {
     struct tree ar_finishes, diffusion_finishes;
     struct tree expiries; /* requests by the time that ends them */
     struct tree asides;   /* members by the time that brings them back */
-    struct request_list waiting, news;
+    struct request_list waiting, news, held;
+    int held_count;
 
     struct dip_action *actions; /* [action_count_max], those of the last message */
     int action_count, action_count_max, action_index;
@@ -240,7 +244,7 @@ struct request *dip__request_find(const struct dip_scheduler *s, uint64_t id);
 void dip__request_enter(struct dip_scheduler *s, struct request *request);
 void dip__request_remove(struct dip_scheduler *s, const struct request *request);
 
-enum request_list_kind { LIST_WAITING, LIST_NEWS };
+enum request_list_kind { LIST_WAITING, LIST_NEWS, LIST_HELD };
 void dip__list_push(struct dip_scheduler *s, enum request_list_kind kind, struct request *request);
 void dip__list_remove(struct dip_scheduler *s, enum request_list_kind kind,
                       struct request *request);
@@ -253,6 +257,9 @@ void dip__request_end(struct dip_scheduler *s, struct request *request, enum dip
 
 /* A worker takes the first of its images: from here on its queue time is over. */
 void dip__request_begin(struct dip_scheduler *s, struct request *request);
+
+/* A member came, or takes work again: requests that were held for one are held no more. */
+void dip__hold_end(struct dip_scheduler *s);
 
 /* ---- lane.c ---- */
 

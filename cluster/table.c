@@ -51,12 +51,14 @@ void dip__request_remove(struct dip_scheduler *s, const struct request *request)
 
 static struct request_list *list_of(struct dip_scheduler *s, enum request_list_kind kind)
 {
-    return kind == LIST_NEWS ? &s->news : &s->waiting;
+    return kind == LIST_NEWS ? &s->news : kind == LIST_HELD ? &s->held : &s->waiting;
 }
 
 static struct request_link *link_of(struct request *request, enum request_list_kind kind)
 {
-    return kind == LIST_NEWS ? &request->news : &request->waiting;
+    return kind == LIST_NEWS   ? &request->news
+           : kind == LIST_HELD ? &request->held
+                               : &request->waiting;
 }
 
 void dip__list_push(struct dip_scheduler *s, enum request_list_kind kind, struct request *request)

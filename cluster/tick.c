@@ -13,6 +13,9 @@ static void expire(struct dip_scheduler *s, struct request *request)
 {
     if (request->deadline_ns > 0 && request->deadline_ns <= s->now_ns)
         dip__request_end(s, request, DIP_END_DEADLINE, DIP_TIMEOUT, dip_end_text(DIP_END_DEADLINE));
+    else if (request->hold_by_ns > 0 && request->hold_by_ns <= s->now_ns)
+        dip__request_end(s, request, DIP_END_NO_WORKERS, DIP_UNREACHABLE,
+                         dip_end_text(DIP_END_NO_WORKERS));
     else
         dip__request_end(s, request, DIP_END_QUEUE_TIME, DIP_TIMEOUT,
                          dip_end_text(DIP_END_QUEUE_TIME));

@@ -415,7 +415,8 @@ static enum dip_status start_core(struct dip_coordinator_daemon *d, struct dip_w
                    .member_count_max = o->member_count_max,
                    .token_count_max = generation->grid_height * generation->grid_width,
                    .attempt_count_max = o->attempt_count_max,
-                   .tenant_count_max = FRONT_TENANTS}};
+                   .tenant_count_max = FRONT_TENANTS,
+                   .hold_ns = o->hold_ns}};
     enum dip_status status = dip_core_new(&core, &d->core);
     if (!status)
         status = dip__book_init(&d->book, o->request_count_max + o->result_count_max);

@@ -57,6 +57,7 @@ struct dip_coordinator_daemon_options {
     size_t result_bytes_max;      /* kept for Watch and for repeated requests [256 MiB] */
     int result_count_max;         /* [16384] */
     int64_t result_ns;            /* kept so long [10 min] */
+    int64_t hold_ns;              /* for a panel without any worker; 0 = refused at once */
     int64_t deadline_ns;          /* of a request that brings none, and the longest [10 min] */
     int64_t stall_ns;             /* a reader that takes nothing for so long is cut [60 s] */
     int64_t heartbeat_ns, silence_ns, stuck_ns; /* net/hub.h's */

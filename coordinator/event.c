@@ -441,6 +441,10 @@ static void set_error(struct record *record, const struct dip_update *update,
     case DIP_END_QUEUE_TIME:
         dip_error_set(error, DIP_REASON_QUEUE_TIME, "no worker began within max_queue_time");
         break;
+    case DIP_END_NO_WORKERS:
+        dip_error_set(error, DIP_REASON_NO_WORKERS, "%s", update->text);
+        record->is_again = true;
+        break;
     case DIP_END_WORKER_LOST:
         dip_error_set(error, DIP_REASON_WORKER_LOST,
                       "too many workers were lost under this request; send it again");

@@ -45,6 +45,7 @@ static void small_clusters_keep_the_promises(void **state)
     assert_true(all.crashes > 100 && all.cuts > 100 && all.pauses > 100 && all.hangs > 100);
     assert_true(all.duplicates > 100 && all.groups_formed > 100 && all.retried > 100);
     assert_true(all.ended[DIP_END_CANCELLED] > 100 && all.ended[DIP_END_DEADLINE] > 10);
+    assert_true(all.ended[DIP_END_NO_WORKERS] > 0);
     assert_true(all.ended[DIP_END_QUEUE_TIME] > 0 && all.ended[DIP_END_POISONED] > 0);
     assert_true(all.ended[DIP_END_DONE] > 20000);
 }

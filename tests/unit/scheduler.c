@@ -135,6 +135,75 @@ static void one_request_runs_to_its_end(void **state)
     dip_scheduler_free(s);
 }
 
+static struct dip_scheduler *holding(int64_t hold_ns)
+{
+    struct dip_scheduler_limits limits = {.request_count_max = 4,
+                                          .image_count_max = 4,
+                                          .member_count_max = 4,
+                                          .token_count_max = TOKENS,
+                                          .attempt_count_max = 2,
+                                          .hold_ns = hold_ns};
+    struct dip_scheduler *s = NULL;
+    assert_int_equal(dip_scheduler_new(&limits, &s), DIP_OK);
+    return s;
+}
+
+/* A pool that is scaled from zero: what comes meanwhile waits, and runs once there is somebody. */
+static void requests_wait_for_the_first_worker(void **state)
+{
+    (void)state;
+    struct dip_scheduler *s = holding(100);
+    struct turn turn;
+    feed(s, 10, submit(1, 1), &turn);
+    assert_non_null(find(&turn, DIP_ACTION_ADMITTED));
+    assert_null(find(&turn, DIP_ACTION_AR));
+    assert_int_equal(dip_scheduler_stats(s).held, 1);
+    assert_int_equal(dip_scheduler_stats(s).ar_waiting, 1); /* what a scaler sees */
+    assert_int_equal(dip_scheduler_wake_ns(s), 110);
+    feed(s, 50, joined(1, DIP_ROLE_AR, 1), &turn);
+    assert_non_null(find(&turn, DIP_ACTION_AR)); /* its tokens need not wait for the other panel */
+    assert_int_equal(dip_scheduler_stats(s).held, 1);
+    feed(s, 60, joined(2, DIP_ROLE_DIFFUSION, 1), &turn);
+    assert_int_equal(dip_scheduler_stats(s).held, 0);
+    feed(s, 200, event(DIP_MESSAGE_TICK, 0, 0), &turn);
+    assert_null(find(&turn, DIP_ACTION_ENDED)); /* held no more: its time is its deadline */
+    /* Workers that all drain are as good as none. */
+    feed(s, 300, event(DIP_MESSAGE_DRAIN, 2, 0), &turn);
+    feed(s, 310, submit(2, 1), &turn);
+    assert_int_equal(dip_scheduler_stats(s).held, 1);
+    feed(s, 320, event(DIP_MESSAGE_UNDRAIN, 2, 0), &turn);
+    assert_int_equal(dip_scheduler_stats(s).held, 0);
+    dip_scheduler_free(s);
+}
+
+static void nobody_waits_for_a_worker_for_ever(void **state)
+{
+    (void)state;
+    struct dip_scheduler *s = holding(100);
+    struct turn turn;
+    feed(s, 10, submit(1, 2), &turn);
+    feed(s, 20, submit(2, 1), &turn);
+    feed(s, 109, event(DIP_MESSAGE_TICK, 0, 0), &turn);
+    assert_null(find(&turn, DIP_ACTION_ENDED));
+    feed(s, 110, event(DIP_MESSAGE_TICK, 0, 0), &turn);
+    const struct dip_action *ended = find(&turn, DIP_ACTION_ENDED);
+    assert_int_equal(ended->request_id, 1);
+    assert_int_equal(ended->end, DIP_END_NO_WORKERS);
+    /* One that is cancelled, and one whose own time is shorter. */
+    struct dip_message cancel = {.kind = DIP_MESSAGE_CANCEL, .request_id = 2};
+    feed(s, 111, cancel, &turn);
+    assert_int_equal(find(&turn, DIP_ACTION_ENDED)->end, DIP_END_CANCELLED);
+    struct dip_message hurried = submit(3, 1);
+    hurried.as.submit.deadline_ns = 150;
+    feed(s, 112, hurried, &turn);
+    feed(s, 151, event(DIP_MESSAGE_TICK, 0, 0), &turn);
+    assert_int_equal(find(&turn, DIP_ACTION_ENDED)->end, DIP_END_DEADLINE);
+    assert_int_equal(dip_scheduler_stats(s).held, 0);
+    assert_int_equal(dip_scheduler_stats(s).requests, 0);
+    assert_int_equal(dip_scheduler_wake_ns(s), INT64_MAX);
+    dip_scheduler_free(s);
+}
+
 /* Refusals come at once and leave nothing behind. */
 static void what_cannot_be_kept_is_refused(void **state)
 {
@@ -633,6 +702,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_request_runs_to_its_end),
+        cmocka_unit_test(requests_wait_for_the_first_worker),
+        cmocka_unit_test(nobody_waits_for_a_worker_for_ever),
         cmocka_unit_test(what_cannot_be_kept_is_refused),
         cmocka_unit_test(a_lost_ar_worker_costs_no_token),
         cmocka_unit_test(a_lost_diffusion_worker_keeps_the_hinge),
