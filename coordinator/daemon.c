@@ -49,6 +49,8 @@ static void on_sweep(void *daemon)
     dip__book_sweep(d, now_ns);
     dip__roster_sweep(d, now_ns);
     dip__health_tell(d);
+    dip__pools_sweep(d);
+    dip__scaler_tell(d);
     set_timer(d, &d->sweep, now_ns + DIP_SECOND_NS);
 }
 
@@ -158,6 +160,7 @@ void dip_coordinator_daemon_follow(struct dip_coordinator_daemon *daemon, const 
         return;
     bool takes = dip__front_takes_requests(d, &error);
     dip_assert(!takes);
+    dip__scaler_end(d, "another coordinator leads");
     abort_all(d, &error);
     dip__hub_dismiss(d);
     for (int i = 0; i < d->roster.entry_count; i++) {
@@ -238,6 +241,7 @@ static void on_drain_timer(void *daemon)
     d->is_stopping = true;
     dip__hub_dismiss(d);
     dip__health_end(d);
+    dip__scaler_end(d, "the server stops");
     dip__roster_end(d);
     dip_rpc_server_stop(d->server, DRAIN_CALLS_NS, on_server_stopped, d);
 }
@@ -434,6 +438,7 @@ static enum dip_status start_server(struct dip_coordinator_daemon *d, struct dip
                                            "diptych.v1.ModelService",
                                            "diptych.v1.ClusterService",
                                            "grpc.health.v1.Health",
+                                           "externalscaler.ExternalScaler",
                                            "grpc.reflection.v1.ServerReflection",
                                            "grpc.reflection.v1alpha.ServerReflection"};
     const struct dip_coordinator_daemon_options *o = &d->options;
@@ -443,6 +448,7 @@ static enum dip_status start_server(struct dip_coordinator_daemon *d, struct dip
     dip__service_model(d);
     dip__service_cluster(d);
     dip__service_health(d);
+    dip__service_scaler(d);
     dip__service_reflection(d);
     struct dip_rpc_server_options server = {.listen = o->listen,
                                             .tls = o->tls,

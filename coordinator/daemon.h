@@ -127,6 +127,21 @@ uint64_t dip_coordinator_daemon_later_epoch(const struct dip_coordinator_daemon 
 /* Takes requests: leads, drains not, and has workers for both panels. */
 bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon);
 
+enum dip_pool { DIP_POOL_AR, DIP_POOL_DIFFUSION, DIP_POOL_COUNT };
+const char *dip_pool_name(enum dip_pool pool); /* "ar", "diffusion" */
+
+/* What a pool has, what it wants, and why. Of tensor-parallel groups each counts as one worker. */
+struct dip_pool_view {
+    int queued, running; /* images */
+    int ready, draining; /* workers */
+    int slots;           /* of those that are ready */
+    int wanted;          /* workers */
+    int64_t oldest_wait_ns;
+    char reason[192]; /* in words */
+};
+struct dip_pool_view dip_coordinator_daemon_pool(const struct dip_coordinator_daemon *daemon,
+                                                 enum dip_pool pool);
+
 /* X(name, text): the states of diptych.v1.WorkerState, in its order. */
 #define DIP_WORKER_STATE_LIST(X)                                                                   \
     X(UNSPECIFIED, "unspecified")                                                                  \

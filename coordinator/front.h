@@ -24,7 +24,7 @@
 #include "proto/wire.h"
 
 enum {
-    FRONT_METHODS_MAX = 24,
+    FRONT_METHODS_MAX = 32,
     FRONT_TENANTS = 1024, /* shares that the scheduler tells apart */
     GENERATE_BYTES_MAX = 64 << 10,
     IMAGE_CHUNK_BYTES = 1 << 20,
@@ -68,6 +68,8 @@ struct dip_coordinator_daemon {
     void *on_stopped_context;
 
     struct health_watch *health_watches;
+    struct scaler_watch *scaler_watches;
+    int slots_each[DIP_POOL_COUNT];   /* of a worker, as last seen; 0 = none was */
     int tenant_counts[FRONT_TENANTS]; /* requests that run, by dip__caller_share of the tenant */
     uint64_t bug_serial;
 };
@@ -159,6 +161,7 @@ void dip__service_model(struct dip_coordinator_daemon *d);
 void dip__service_cluster(struct dip_coordinator_daemon *d);
 void dip__service_health(struct dip_coordinator_daemon *d);
 void dip__service_reflection(struct dip_coordinator_daemon *d);
+void dip__service_scaler(struct dip_coordinator_daemon *d);
 
 /* Adds a row; queue and stall are those of events. */
 void dip__service_add(struct dip_coordinator_daemon *d, const char *path, enum dip_rpc_kind kind,
@@ -166,6 +169,11 @@ void dip__service_add(struct dip_coordinator_daemon *d, const char *path, enum d
 
 /* Tells the watchers of health when something has changed. */
 void dip__health_tell(struct dip_coordinator_daemon *d);
+/* The same for the watchers of a pool's want of workers; and their end. */
+void dip__scaler_tell(struct dip_coordinator_daemon *d);
+void dip__scaler_end(struct dip_coordinator_daemon *d, const char *why);
+/* Once a second: remembers what a worker of each pool holds. */
+void dip__pools_sweep(struct dip_coordinator_daemon *d);
 /* Ends every stream that would live as long as the process, so that the server can stop. */
 void dip__health_end(struct dip_coordinator_daemon *d);
 /* The watchers of workers, too; also when another one leads, whom they are sent to. */

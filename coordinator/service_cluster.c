@@ -100,60 +100,29 @@ void dip__worker_message(const struct dip_worker_view *view, struct worker_messa
 /* ---- pools ---- */
 
 struct pools {
-    Diptych__V1__Pool pools[2], *list[2];
-    Google__Protobuf__Duration waits[2];
-    char reasons[2][192];
+    Diptych__V1__Pool pools[DIP_POOL_COUNT], *list[DIP_POOL_COUNT];
+    Google__Protobuf__Duration waits[DIP_POOL_COUNT];
+    struct dip_pool_view views[DIP_POOL_COUNT];
 };
-
-static void count_workers(const struct dip_coordinator_daemon *d, uint32_t role,
-                          Diptych__V1__Pool *pool, int *ret_slots)
-{
-    *ret_slots = 0;
-    for (int i = 0; i < d->roster.entry_count; i++) {
-        const struct dip_worker_view *view = &d->roster.entries[i].view;
-        if (!d->roster.entries[i].is_used || !(view->facts.roles & role) || view->rank > 0)
-            continue;
-        bool is_ready =
-            view->state == DIP_WORKER_STATE_READY || view->state == DIP_WORKER_STATE_SUSPECT;
-        pool->ready += is_ready;
-        pool->draining += view->state == DIP_WORKER_STATE_DRAINING;
-        *ret_slots += is_ready ? view->slots : 0;
-    }
-}
-
-/* As many workers as would hold all that waits and runs in their slots. */
-static void say_wanted(Diptych__V1__Pool *pool, int slots, char *text, size_t bytes)
-{
-    uint32_t load = pool->queued + pool->running;
-    uint32_t each = pool->ready > 0 && slots > 0 ? (uint32_t)slots / pool->ready : 1;
-    each = each > 0 ? each : 1;
-    pool->wanted = (load + each - 1) / each;
-    snprintf(text, bytes, "%u jobs wait and %u run; a worker holds %u, and %u take work",
-             pool->queued, pool->running, each, pool->ready);
-    pool->reason = text;
-}
 
 static void fill_pools(const struct dip_coordinator_daemon *d, struct pools *p)
 {
-    struct dip_scheduler_stats stats = dip_scheduler_stats(dip_core_scheduler(d->core));
-    int slots[2];
-    for (int i = 0; i < 2; i++) {
-        diptych__v1__pool__init(&p->pools[i]);
-        p->list[i] = &p->pools[i];
-    }
-    p->pools[0].role = DIPTYCH__V1__ROLE__ROLE_AR;
-    p->pools[0].queued = (uint32_t)stats.ar_waiting;
-    p->pools[0].running = (uint32_t)stats.ar_running;
-    p->pools[1].role = DIPTYCH__V1__ROLE__ROLE_DIFFUSION;
-    p->pools[1].queued = (uint32_t)stats.diffusion_waiting;
-    p->pools[1].running = (uint32_t)(stats.diffusion_running + stats.encoding);
-    count_workers(d, DIP_ROLE_AR, &p->pools[0], &slots[0]);
-    count_workers(d, DIP_ROLE_DIFFUSION, &p->pools[1], &slots[1]);
-    dip_duration_encode(stats.oldest_wait_ns, &p->waits[0]);
-    dip_duration_encode(0, &p->waits[1]);
-    for (int i = 0; i < 2; i++) {
-        p->pools[i].oldest_wait = &p->waits[i];
-        say_wanted(&p->pools[i], slots[i], p->reasons[i], sizeof p->reasons[i]);
+    for (int i = 0; i < DIP_POOL_COUNT; i++) {
+        struct dip_pool_view *view = &p->views[i];
+        Diptych__V1__Pool *pool = &p->pools[i];
+        *view = dip_coordinator_daemon_pool(d, (enum dip_pool)i);
+        diptych__v1__pool__init(pool);
+        p->list[i] = pool;
+        pool->role =
+            i == DIP_POOL_AR ? DIPTYCH__V1__ROLE__ROLE_AR : DIPTYCH__V1__ROLE__ROLE_DIFFUSION;
+        pool->queued = (uint32_t)view->queued;
+        pool->running = (uint32_t)view->running;
+        pool->ready = (uint32_t)view->ready;
+        pool->draining = (uint32_t)view->draining;
+        pool->wanted = (uint32_t)view->wanted;
+        pool->reason = view->reason;
+        dip_duration_encode(view->oldest_wait_ns, &p->waits[i]);
+        pool->oldest_wait = &p->waits[i];
     }
 }
 
@@ -176,7 +145,7 @@ static void on_get_cluster(void *daemon, struct dip_rpc_call *call, const void *
     response.degraded = d->is_degraded;
     response.degraded_reason = d->degraded_why;
     response.pools = pools.list;
-    response.n_pools = d->is_leading ? 2 : 0; /* rather none than empty ones */
+    response.n_pools = d->is_leading ? DIP_POOL_COUNT : 0; /* rather none than empty ones */
     dip__reply(d, METHOD, call, &response.base);
     dip_proto_free(r);
 }
@@ -195,7 +164,7 @@ static void on_scale_hint(void *daemon, struct dip_rpc_call *call, const void *d
     if (knows(d, call)) {
         fill_pools(d, &pools);
         response.pools = pools.list;
-        response.n_pools = 2;
+        response.n_pools = DIP_POOL_COUNT;
         dip__reply(d, METHOD, call, &response.base);
     }
     dip_proto_free(r);

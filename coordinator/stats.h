@@ -52,7 +52,8 @@ void dip_histogram_add(struct dip_histogram *histogram, int64_t ns);
     X(WATCH, "Watch")                                                                              \
     X(CANCEL, "Cancel")                                                                            \
     X(MODEL, "Model")                                                                              \
-    X(CLUSTER, "Cluster")
+    X(CLUSTER, "Cluster")                                                                          \
+    X(SCALER, "ExternalScaler")
 
 enum dip_front_method {
 #define DIP_FRONT_METHOD_ENUM(name, text) DIP_FRONT_METHOD_##name,

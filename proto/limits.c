@@ -17,6 +17,7 @@
 #include "proto/grpc/health/v1/health.pb-c.h"
 #include "proto/grpc/reflection/v1/reflection.pb-c.h"
 #include "proto/grpc/reflection/v1alpha/reflection.pb-c.h"
+#include "proto/keda/externalscaler.pb-c.h"
 
 #define TEXT(message, field, bytes_max)                                                            \
     {                                                                                              \
@@ -165,6 +166,17 @@ static const struct dip_proto_limit limits[] = {
     TEXT(grpc__health__v1__health_check_request, service, 256),
     LIST(grpc__health__v1__health_list_response, statuses, 100),
     TEXT(grpc__health__v1__health_list_response__statuses_entry, key, 256),
+    /* keda/externalscaler.proto */
+    TEXT(externalscaler__scaled_object_ref, name, 256),
+    TEXT(externalscaler__scaled_object_ref, namespace, 256),
+    LIST(externalscaler__scaled_object_ref, scalerMetadata, 64),
+    TEXT(externalscaler__scaled_object_ref__scaler_metadata_entry, key, 256),
+    TEXT(externalscaler__scaled_object_ref__scaler_metadata_entry, value, 16384),
+    LIST(externalscaler__get_metric_spec_response, metricSpecs, 8),
+    TEXT(externalscaler__metric_spec, metricName, 128),
+    TEXT(externalscaler__get_metrics_request, metricName, 128),
+    LIST(externalscaler__get_metrics_response, metricValues, 8),
+    TEXT(externalscaler__metric_value, metricName, 128),
     REFLECTION(v1),
     REFLECTION(v1alpha),
 };

@@ -22,6 +22,7 @@
 #include "proto/google/rpc/error_details.pb-c.h"
 #include "proto/google/rpc/status.pb-c.h"
 #include "proto/grpc/health/v1/health.pb-c.h"
+#include "proto/keda/externalscaler.pb-c.h"
 #include "proto/grpc/reflection/v1/reflection.pb-c.h"
 #include "proto/grpc/reflection/v1alpha/reflection.pb-c.h"
 #include "proto/limits.h"
@@ -143,6 +144,7 @@ static void reach_all(void)
         &diptych__internal__v1__worker_service__descriptor,
         &diptych__internal__v1__hinge_service__descriptor,
         &grpc__health__v1__health__descriptor,
+        &externalscaler__external_scaler__descriptor,
         &grpc__reflection__v1__server_reflection__descriptor,
         &grpc__reflection__v1alpha__server_reflection__descriptor,
     };
@@ -180,6 +182,7 @@ static int setup(void **state_unused)
         "proto/google/rpc/status.proto",
         "proto/google/rpc/error_details.proto",
         "proto/grpc/health/v1/health.proto",
+        "proto/keda/externalscaler.proto",
         "proto/grpc/reflection/v1/reflection.proto",
         "proto/grpc/reflection/v1alpha/reflection.proto",
     };

@@ -4,6 +4,7 @@
 
 #include "proto/grpc/health/v1/health.pb-c.h"
 #include "proto/grpc/reflection/v1/reflection.pb-c.h"
+#include "proto/keda/externalscaler.pb-c.h"
 
 static struct front f;
 static struct answer a, b;
@@ -184,6 +185,87 @@ static void the_cluster_at_a_glance(void **state)
     assert_int_equal(h->n_pools, 2);
     dip_stub_hold(f.stub, false);
     WAIT_UNTIL(f.loop, b.closes);
+}
+
+/* ---- what scales the pools ---- */
+
+static Externalscaler__ScaledObjectRef__ScalerMetadataEntry pool_entries[2], *pool_list[2];
+
+static Externalscaler__ScaledObjectRef scaled(const char *pool)
+{
+    Externalscaler__ScaledObjectRef ref = EXTERNALSCALER__SCALED_OBJECT_REF__INIT;
+    static const char *const keys[] = {"scalerAddress", "pool"};
+    for (int i = 0; i < 2; i++) {
+        externalscaler__scaled_object_ref__scaler_metadata_entry__init(&pool_entries[i]);
+        pool_entries[i].key = (char *)(uintptr_t)keys[i];
+        pool_entries[i].value = (char *)(uintptr_t)(i == 1 ? pool : "here:50051");
+        pool_list[i] = &pool_entries[i];
+    }
+    ref.scalermetadata = pool_list;
+    ref.n_scalermetadata = 2;
+    return ref;
+}
+
+static bool is_active(const char *pool)
+{
+    Externalscaler__ScaledObjectRef ref = scaled(pool);
+    Externalscaler__IsActiveResponse *r =
+        asked("/externalscaler.ExternalScaler/IsActive", &ref.base,
+              &externalscaler__is_active_response__descriptor);
+    return r->result;
+}
+
+static int wanted(const char *pool)
+{
+    Externalscaler__ScaledObjectRef ref = scaled(pool);
+    Externalscaler__GetMetricsRequest request = EXTERNALSCALER__GET_METRICS_REQUEST__INIT;
+    request.scaledobjectref = &ref;
+    request.metricname = (char *)(uintptr_t) "s0-diptych-ar-workers";
+    Externalscaler__GetMetricsResponse *r =
+        asked("/externalscaler.ExternalScaler/GetMetrics", &request.base,
+              &externalscaler__get_metrics_response__descriptor);
+    assert_int_equal(r->n_metricvalues, 1);
+    assert_string_equal(r->metricvalues[0]->metricname, "s0-diptych-ar-workers");
+    assert_true(r->metricvalues[0]->metricvaluefloat == (double)r->metricvalues[0]->metricvalue);
+    return (int)r->metricvalues[0]->metricvalue;
+}
+
+static void a_scaler_hears_how_many_workers_are_wanted(void **state)
+{
+    (void)state;
+    f.stub_options.member_count = 1;
+    f.stub_options.slots = 2;
+    front_open(&f);
+    assert_false(is_active("ar"));
+    assert_false(is_active("diffusion"));
+    assert_int_equal(wanted("ar"), 0);
+    dip_stub_hold(f.stub, true);
+    Diptych__V1__GenerateRequest generate = a_request("");
+    generate.n = 5;
+    ask_generate(&f, &generate, &b);
+    WAIT_UNTIL(f.loop, b.event_count > 0);
+    assert_true(is_active("ar"));
+    assert_int_equal(wanted("ar"), 3); /* five images, two to a worker */
+    assert_true(is_active("diffusion"));
+    assert_int_equal(wanted("diffusion"), 1); /* it will be needed */
+    Externalscaler__ScaledObjectRef ref = scaled("diffusion");
+    Externalscaler__GetMetricSpecResponse *spec =
+        asked("/externalscaler.ExternalScaler/GetMetricSpec", &ref.base,
+              &externalscaler__get_metric_spec_response__descriptor);
+    assert_string_equal(spec->metricspecs[0]->metricname, "diptych-diffusion-workers");
+    assert_true(spec->metricspecs[0]->targetsize == 1 &&
+                spec->metricspecs[0]->targetsizefloat == 1);
+    dip_stub_hold(f.stub, false);
+    WAIT_UNTIL(f.loop, b.closes);
+    assert_false(is_active("ar"));
+    assert_false(is_active("diffusion"));
+    ref = scaled("vae");
+    refused("/externalscaler.ExternalScaler/IsActive", &ref.base, DIP_REASON_BAD_FIELD);
+    ref.n_scalermetadata = 0;
+    refused("/externalscaler.ExternalScaler/StreamIsActive", &ref.base, DIP_REASON_BAD_FIELD);
+    dip_coordinator_daemon_follow(f.daemon, NULL);
+    ref = scaled("ar");
+    refused("/externalscaler.ExternalScaler/IsActive", &ref.base, DIP_REASON_NOT_LEADER);
 }
 
 static Diptych__V1__WorkerState drained(const char *path, const char *worker)
@@ -433,7 +515,7 @@ static void services_are_listed(const char *path)
     request.list_services = (char *)(uintptr_t) "*";
     Grpc__Reflection__V1__ServerReflectionResponse *r =
         asked(path, &request.base, &grpc__reflection__v1__server_reflection_response__descriptor);
-    assert_int_equal(r->list_services_response->n_service, 6);
+    assert_int_equal(r->list_services_response->n_service, 7);
 }
 
 static void reflection_knows_what_is_served(void **state)
@@ -466,6 +548,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(text_becomes_ids_and_their_pieces, setup, teardown),
         cmocka_unit_test_setup_teardown(workers_are_listed_by_name, setup, teardown),
         cmocka_unit_test_setup_teardown(the_cluster_at_a_glance, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_scaler_hears_how_many_workers_are_wanted, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_drained_worker_gets_no_work, setup, teardown),
         cmocka_unit_test_setup_teardown(a_watcher_sees_a_snapshot_and_then_changes, setup,
                                         teardown),
