@@ -40,6 +40,8 @@ static struct dip_coordinator_daemon_options daemon_options(const struct coordin
         .listen = o->listen ? o->listen : LISTEN_DEFAULT,
         .tls = c->tls,
         .is_insecure = o->insecure,
+        .is_forwarding = o->etcd != NULL,
+        .tls_name = o->tls_name,
         .cluster_id = o->cluster,
         .name = o->name || o->etcd ? c->name : NULL,
         .advertise = o->advertise,
@@ -84,6 +86,7 @@ static enum dip_status start(struct coordinator *c, struct dip_why *why)
     DIP_TRY(dip_coordinator_daemon_start(&options, why, &c->daemon));
     const char *name = strrchr(c->model, '/');
     c->facts.model = name ? name + 1 : c->model;
+    c->facts.options = o;
     c->facts.has_registry = o->etcd != NULL;
     return dip__enrol_coordinator(o, c->name, c->loop, c->daemon, c->observed.log, why,
                                   &c->enrolled);
@@ -102,7 +105,7 @@ static void look_around(struct coordinator *c)
     bool is_leading = dip_coordinator_daemon_is_leading(c->daemon);
     dip__enrolled_look(&c->enrolled, 0);
     c->facts.is_registry_up = dip__enrolled_is_up(&c->enrolled);
-    dip__observe_beat(&c->observed, is_ready, false);
+    dip__observe_beat(&c->observed, dip_coordinator_daemon_is_serving(c->daemon), false);
     c->facts.leader_changes += is_leading != c->was_leading;
     c->was_leading = is_leading;
     if (is_ready != c->was_ready) {

@@ -13,10 +13,16 @@ enum row {
     FIRST_PREVIEW,
     QUEUE_DEPTH,
     QUEUE_OLDEST,
+    HELD,
+    POOL_WORKERS,
+    SCALE_WANTED,
+    SCALE_CURRENT,
     REJECTED,
+    AUTH_FAILURES,
     ADMITTED,
     SUCCEEDED,
     FAILED,
+    DEADLINE_EXCEEDED,
     CANCELLED,
     INFLIGHT,
     SLOTS,
@@ -24,6 +30,7 @@ enum row {
     WORKER_STATE,
     WORKER_STEPS,
     WORKER_PROGRESS,
+    WORKER_STEP_MEAN,
     AR_TOKENS,
     DIFFUSION_STEPS,
     IMAGES,
@@ -34,6 +41,8 @@ enum row {
     EPOCH,
     LEADER_CHANGES,
     ETCD_UP,
+    CERTIFICATE,
+    FORWARDED,
     STALLED,
     PREVIEWS_DROPPED,
     BUFFERED,
@@ -72,18 +81,39 @@ const struct dip_metric_row dip__coordinator_rows[] = {
     [QUEUE_DEPTH] = {"diptych_queue_depth", GAUGE, "Images that wait for a slot.", {"pool"}},
     [QUEUE_OLDEST] = {"diptych_queue_oldest_seconds",
                       GAUGE,
-                      "Wait of the oldest request that has not begun.",
-                      {NULL}},
+                      "Wait of the oldest request not begun, and of the image to be diffused next.",
+                      {"pool"}},
+    [HELD] = {"diptych_held_requests",
+              GAUGE,
+              "Requests that wait because a panel has no worker.",
+              {NULL}},
+    [POOL_WORKERS] = {"diptych_pool_workers",
+                      GAUGE,
+                      "Workers of a pool; of the AR pool groups.",
+                      {"pool", "state"}},
+    [SCALE_WANTED] = {"diptych_scale_wanted",
+                      GAUGE,
+                      "Workers that would hold all that waits and runs.",
+                      {"pool"}},
+    [SCALE_CURRENT] = {"diptych_scale_current", GAUGE, "Workers that take work.", {"pool"}},
     [REJECTED] = {"diptych_admission_rejected_total",
                   COUNTER,
                   "Requests that were not admitted.",
                   {"reason"}},
+    [AUTH_FAILURES] = {"diptych_auth_failures_total",
+                       COUNTER,
+                       "Calls without a good credential, or one that may not do this.",
+                       {"reason"}},
     [ADMITTED] = {"diptych_admitted_total", COUNTER, "Requests that were admitted.", {NULL}},
     [SUCCEEDED] = {"diptych_succeeded_total", COUNTER, "Requests that were completed.", {NULL}},
     [FAILED] = {"diptych_failed_total",
                 COUNTER,
                 "Requests that were admitted and then failed.",
                 {"reason"}},
+    [DEADLINE_EXCEEDED] = {"diptych_deadline_exceeded_total",
+                           COUNTER,
+                           "Requests that ended because their time was over.",
+                           {"reason"}},
     [CANCELLED] = {"diptych_cancelled_total", COUNTER, "Requests nobody wanted any more.", {NULL}},
     [INFLIGHT] = {"diptych_inflight", GAUGE, "Images in slots.", {"role"}},
     [SLOTS] = {"diptych_slots", GAUGE, "Images that a worker can hold.", {"role", "worker"}},
@@ -100,11 +130,18 @@ const struct dip_metric_row dip__coordinator_rows[] = {
                          GAUGE,
                          "When its steps last grew, in seconds since 1970; 0 = never.",
                          {"role", "worker"}},
+    [WORKER_STEP_MEAN] = {"diptych_worker_step_mean_seconds",
+                          GAUGE,
+                          "Of one token or one sampler step of one image; 0 = not measured.",
+                          {"role", "worker"}},
     [AR_TOKENS] = {"diptych_ar_tokens_total", COUNTER, "Image tokens drawn.", {"model"}},
     [DIFFUSION_STEPS] = {"diptych_diffusion_steps_total", COUNTER, "Sampler steps.", {"model"}},
     [IMAGES] = {"diptych_images_total", COUNTER, "Images delivered.", {"model"}},
     [PIXELS] = {"diptych_pixels_total", COUNTER, "Their pixels.", {"model"}},
-    [REPLAYS] = {"diptych_replays_total", COUNTER, "Images that began again elsewhere.", {NULL}},
+    [REPLAYS] = {"diptych_replays_total",
+                 COUNTER,
+                 "Images that began again elsewhere.",
+                 {"reason"}},
     [POISONED] = {"diptych_poisoned_total",
                   COUNTER,
                   "Requests given up because they took workers down.",
@@ -116,6 +153,11 @@ const struct dip_metric_row dip__coordinator_rows[] = {
                         "Times that this one began or ceased to lead.",
                         {NULL}},
     [ETCD_UP] = {"diptych_etcd_up", GAUGE, "1 while the registry answers.", {NULL}},
+    [CERTIFICATE] = CERTIFICATE_METRIC_ROW,
+    [FORWARDED] = {"diptych_forwarded_calls_total",
+                   COUNTER,
+                   "Calls that went on to the leader.",
+                   {NULL}},
     [STALLED] = {"diptych_stream_stalled_total",
                  COUNTER,
                  "Streams cut because their reader took nothing.",
@@ -124,10 +166,10 @@ const struct dip_metric_row dip__coordinator_rows[] = {
                           COUNTER,
                           "Previews replaced by newer ones while the reader was slow.",
                           {NULL}},
-    [BUFFERED] = {"diptych_buffered_bytes", GAUGE, "Held for readers and for Watch.", {NULL}},
+    [BUFFERED] = {"diptych_bytes_buffered", GAUGE, "Held for readers and for Watch.", {NULL}},
     [RESULTS] = {"diptych_results", GAUGE, "Ended requests that can still be fetched.", {NULL}},
     [STREAMS] = {"diptych_streams", GAUGE, "Generate and Watch streams.", {NULL}},
-    [MODEL_INFO] = {"diptych_model_info", GAUGE, "1, with what is served.", {"model"}},
+    [MODEL_INFO] = {"diptych_model_info", GAUGE, "1, with what is served.", {"model", "digest"}},
     PROCESS_METRIC_ROWS(PROCESS),
 };
 const int dip__coordinator_row_count = ROWS;
@@ -175,8 +217,62 @@ static void put_by_reason(struct dip_metrics *m, int row, const uint64_t counts[
     }
 }
 
-static void put_front(struct dip_metrics *m, const struct dip_front_stats *stats,
+static void put_reason(struct dip_metrics *m, int row, enum dip_reason reason, uint64_t count)
+{
+    const char *name = dip_reason_name(reason);
+    dip_metrics_value(m, row, &name, (double)count);
+}
+
+static void put_auth_failures(struct dip_metrics *m, const struct dip_front_stats *stats)
+{
+    static const enum dip_reason reasons[] = {DIP_REASON_NO_CREDENTIAL, DIP_REASON_BAD_CREDENTIAL,
+                                              DIP_REASON_ROLE_REQUIRED};
+    for (size_t r = 0; r < sizeof reasons / sizeof reasons[0]; r++) {
+        uint64_t count = 0;
+        for (int i = 0; i < DIP_FRONT_METHOD_COUNT; i++)
+            count += stats->calls_failed[i][reasons[r]];
+        put_reason(m, AUTH_FAILURES, reasons[r], count);
+    }
+}
+
+static void put_pool(struct dip_metrics *m, int row, const char *name,
+                     const struct dip_pool_view *pool)
+{
+    switch (row) {
+    case QUEUE_OLDEST:
+        dip_metrics_value(m, row, &name, (double)pool->oldest_wait_ns / (double)DIP_SECOND_NS);
+        break;
+    case POOL_WORKERS:
+        dip_metrics_value(m, row, (const char *const[]){name, "ready"}, pool->ready);
+        dip_metrics_value(m, row, (const char *const[]){name, "draining"}, pool->draining);
+        break;
+    case SCALE_WANTED:
+        dip_metrics_value(m, row, &name, pool->wanted);
+        break;
+    default:
+        dip_metrics_value(m, row, &name, pool->ready);
+        break;
+    }
+}
+
+/* One family after the other, as the format wants it. */
+static void put_pools(struct dip_metrics *m, const struct dip_coordinator_daemon *daemon,
                       const struct dip_scheduler_stats *queue)
+{
+    struct dip_pool_view pools[DIP_POOL_COUNT];
+    for (int i = 0; i < DIP_POOL_COUNT; i++)
+        pools[i] = dip_coordinator_daemon_pool(daemon, (enum dip_pool)i);
+    for (int row = QUEUE_OLDEST; row <= SCALE_CURRENT; row++) {
+        if (row == HELD)
+            dip_metrics_value(m, row, NULL, queue->held);
+        else
+            for (int i = 0; i < DIP_POOL_COUNT; i++)
+                put_pool(m, row, dip_pool_name((enum dip_pool)i), &pools[i]);
+    }
+}
+
+static void put_front(struct dip_metrics *m, const struct dip_coordinator_daemon *daemon,
+                      const struct dip_front_stats *stats, const struct dip_scheduler_stats *queue)
 {
     put_calls(m, stats);
     put_histogram(m, REQUEST_DURATION, "Generate", &stats->request);
@@ -187,11 +283,14 @@ static void put_front(struct dip_metrics *m, const struct dip_front_stats *stats
     put_histogram(m, FIRST_PREVIEW, NULL, &stats->first_preview);
     dip_metrics_value(m, QUEUE_DEPTH, (const char *const[]){"ar"}, queue->ar_waiting);
     dip_metrics_value(m, QUEUE_DEPTH, (const char *const[]){"diffusion"}, queue->diffusion_waiting);
-    dip_metrics_value(m, QUEUE_OLDEST, NULL, (double)queue->oldest_wait_ns / (double)DIP_SECOND_NS);
+    put_pools(m, daemon, queue);
     put_by_reason(m, REJECTED, stats->refused);
+    put_auth_failures(m, stats);
     dip_metrics_value(m, ADMITTED, NULL, (double)stats->admitted);
     dip_metrics_value(m, SUCCEEDED, NULL, (double)stats->succeeded);
     put_by_reason(m, FAILED, stats->failed);
+    put_reason(m, DEADLINE_EXCEEDED, DIP_REASON_DEADLINE, stats->failed[DIP_REASON_DEADLINE]);
+    put_reason(m, DEADLINE_EXCEEDED, DIP_REASON_QUEUE_TIME, stats->failed[DIP_REASON_QUEUE_TIME]);
     dip_metrics_value(m, CANCELLED, NULL, (double)stats->cancelled);
     dip_metrics_value(m, INFLIGHT, (const char *const[]){"ar"}, queue->ar_running);
     dip_metrics_value(m, INFLIGHT, (const char *const[]){"diffusion"}, queue->diffusion_running);
@@ -213,6 +312,17 @@ static double unix_seconds(int64_t at_ns)
     return (double)(dip_clock_unix_ns() - (dip_clock_now_ns() - at_ns)) / (double)DIP_SECOND_NS;
 }
 
+/* By panel, so that a worker is compared with those that do the same. */
+static void put_means(struct dip_metrics *m, const struct dip_worker_view *view)
+{
+    if (view->facts.roles & DIP_ROLE_AR)
+        dip_metrics_value(m, WORKER_STEP_MEAN, (const char *const[]){"ar", view->facts.name},
+                          (double)view->token_ns / (double)DIP_SECOND_NS);
+    if (view->facts.roles & DIP_ROLE_DIFFUSION)
+        dip_metrics_value(m, WORKER_STEP_MEAN, (const char *const[]){"diffusion", view->facts.name},
+                          (double)view->step_ns / (double)DIP_SECOND_NS);
+}
+
 static void put_worker(struct dip_metrics *m, int row, const struct dip_worker_view *view)
 {
     const char *labels[] = {role_of(view), view->facts.name, NULL};
@@ -232,6 +342,9 @@ static void put_worker(struct dip_metrics *m, int row, const struct dip_worker_v
     case WORKER_STEPS:
         dip_metrics_value(m, row, labels, (double)view->steps_total);
         break;
+    case WORKER_STEP_MEAN:
+        put_means(m, view);
+        break;
     default:
         dip_metrics_value(m, row, labels, unix_seconds(view->last_progress_ns));
         break;
@@ -240,7 +353,7 @@ static void put_worker(struct dip_metrics *m, int row, const struct dip_worker_v
 
 static void put_workers(struct dip_metrics *m, const struct dip_coordinator_daemon *daemon)
 {
-    for (int row = SLOTS; row <= WORKER_PROGRESS; row++) {
+    for (int row = SLOTS; row <= WORKER_STEP_MEAN; row++) {
         struct dip_worker_view view;
         int cursor = 0;
         while (dip_coordinator_daemon_worker(daemon, &cursor, &view))
@@ -256,7 +369,10 @@ static void put_work(struct dip_metrics *m, const struct dip_front_stats *stats,
     dip_metrics_value(m, DIFFUSION_STEPS, &model, (double)stats->diffusion_steps);
     dip_metrics_value(m, IMAGES, &model, (double)stats->images);
     dip_metrics_value(m, PIXELS, &model, (double)stats->pixels);
-    dip_metrics_value(m, REPLAYS, NULL, (double)stats->replays);
+    dip_metrics_value(m, REPLAYS, (const char *const[]){"worker_lost"},
+                      (double)stats->replays[DIP_SETBACK_LOST]);
+    dip_metrics_value(m, REPLAYS, (const char *const[]){"handed_back"},
+                      (double)stats->replays[DIP_SETBACK_HANDED_BACK]);
     dip_metrics_value(m, POISONED, NULL, (double)stats->failed[DIP_REASON_POISONED]);
 }
 
@@ -268,7 +384,7 @@ void dip__coordinator_page(struct observed *observed, const struct dip_coordinat
     struct dip_scheduler_stats queue = dip_coordinator_daemon_queue(daemon);
     bool is_leading = dip_coordinator_daemon_is_leading(daemon);
     dip_metrics_begin(m);
-    put_front(m, stats, &queue);
+    put_front(m, daemon, stats, &queue);
     put_workers(m, daemon);
     put_work(m, stats, facts->model);
     dip_metrics_value(m, IS_LEADER, NULL, is_leading);
@@ -276,12 +392,15 @@ void dip__coordinator_page(struct observed *observed, const struct dip_coordinat
                       is_leading ? (double)dip_coordinator_daemon_epoch(daemon) : 0);
     dip_metrics_value(m, LEADER_CHANGES, NULL, (double)facts->leader_changes);
     dip_metrics_value(m, ETCD_UP, NULL, facts->has_registry && facts->is_registry_up);
+    dip__observe_certificates(observed, facts->options, CERTIFICATE);
+    dip_metrics_value(m, FORWARDED, NULL, (double)stats->forwarded);
     dip_metrics_value(m, STALLED, NULL, (double)stats->streams_stalled);
     dip_metrics_value(m, PREVIEWS_DROPPED, NULL, (double)stats->previews_dropped);
     dip_metrics_value(m, BUFFERED, NULL, (double)stats->result_bytes);
     dip_metrics_value(m, RESULTS, NULL, stats->results);
     dip_metrics_value(m, STREAMS, NULL, stats->streams);
-    dip_metrics_value(m, MODEL_INFO, &facts->model, 1);
+    const char *served[] = {facts->model, dip_coordinator_daemon_digest(daemon)};
+    dip_metrics_value(m, MODEL_INFO, served, 1);
     dip__observe_process(observed, PROCESS);
     if (dip_metrics_publish(m))
         dip_log_say(observed->log, DIP_LOG_WARNING, "no memory for the metrics page");

@@ -35,6 +35,7 @@ struct observed;
 extern const struct dip_metric_row dip__coordinator_rows[];
 extern const int dip__coordinator_row_count;
 struct coordinator_facts {
+    const struct options *options;
     const char *model;
     uint64_t leader_changes;
     bool has_registry, is_registry_up;

@@ -10,6 +10,7 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "net/rpc_tls.h"
 
 /* A loop that has not turned for so long does not live. */
 #define BEAT_NS_MAX (10 * DIP_SECOND_NS)
@@ -115,6 +116,27 @@ void dip__observe_beat(struct observed *observed, bool ready, bool stuck)
         dip_flag_raise(&observed->is_stuck);
     else
         dip_flag_lower(&observed->is_stuck);
+}
+
+/* ---- certificates ---- */
+
+#define CERTIFICATES_NS (60 * DIP_SECOND_NS)
+
+void dip__observe_certificates(struct observed *observed, const struct options *options, int row)
+{
+    static const char *const names[CERTIFICATE_FILES] = {"tls_cert", "tls_ca", "etcd_cert",
+                                                         "etcd_ca"};
+    const char *const paths[CERTIFICATE_FILES] = {options->tls_cert, options->tls_ca,
+                                                  options->etcd_cert, options->etcd_ca};
+    int64_t now_ns = dip_clock_now_ns();
+    bool is_due = observed->expiries_ns == 0 || now_ns - observed->expiries_ns > CERTIFICATES_NS;
+    if (is_due)
+        observed->expiries_ns = now_ns;
+    for (int i = 0; i < CERTIFICATE_FILES; i++) {
+        if (is_due)
+            observed->expiries_s[i] = dip_rpc_pem_expiry_s(paths[i]);
+        dip_metrics_value(observed->metrics, row, &names[i], (double)observed->expiries_s[i]);
+    }
 }
 
 /* ---- the process ---- */

@@ -14,7 +14,7 @@
 #include "cli/options.h"
 #include "net/http.h"
 
-enum { OBSERVED_PAGES_MAX = 3 };
+enum { OBSERVED_PAGES_MAX = 3, CERTIFICATE_FILES = 4 };
 
 /* Zero-initialise; pages beside /metrics may be filled in then. Does not move while it is open. */
 struct observed {
@@ -25,6 +25,7 @@ struct observed {
     struct dip_flag is_started, is_ready, is_stuck;
     struct dip_http_page pages[OBSERVED_PAGES_MAX];
     int page_count;
+    int64_t expiries_s[CERTIFICATE_FILES], expiries_ns; /* as last read, and when */
 };
 
 /* The log alone. Errors: NO_MEMORY. */
@@ -42,6 +43,18 @@ void dip__observe_close(struct observed *observed);
 /* From the process's own loop, several times a second, from when it has loaded what it needs: the
  * first one ends the start, during which nobody expects it to turn. */
 void dip__observe_beat(struct observed *observed, bool is_ready, bool is_stuck);
+
+/* One series for each file of certificates that the options name: 0 for those they do not. The
+ * files are read again once a minute. */
+#define CERTIFICATE_METRIC_ROW                                                                     \
+    {                                                                                              \
+        "diptych_certificate_expiry_timestamp_seconds", DIP_METRIC_GAUGE,                          \
+            "When the first certificate of a file ends, in seconds since 1970; 0 = no such file.", \
+        {                                                                                          \
+            "file"                                                                                 \
+        }                                                                                          \
+    }
+void dip__observe_certificates(struct observed *observed, const struct options *options, int row);
 
 /* ---- the families that every process has; at the end of its table ---- */
 

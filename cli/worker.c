@@ -16,7 +16,19 @@
 #define LEAVE_NS      (2 * DIP_SECOND_NS)  /* for the registry to take its keys back */
 #define GRACE_MORE_NS (10 * DIP_SECOND_NS) /* for what is handed back to be taken */
 
-enum row { CONNECTED, STEPS, PROGRESS, AR_BUSY, HINGES, DIFFUSION_BUSY, DEVICE, PROCESS };
+enum row {
+    CONNECTED,
+    STEPS,
+    STEP_SECONDS,
+    PROGRESS,
+    AR_BUSY,
+    HINGES,
+    DIFFUSION_BUSY,
+    DEVICE,
+    ETCD_UP,
+    CERTIFICATE,
+    PROCESS
+};
 
 static const struct dip_metric_row rows[] = {
     [CONNECTED] = {"diptych_worker_connected",
@@ -27,6 +39,10 @@ static const struct dip_metric_row rows[] = {
                DIP_METRIC_COUNTER,
                "AR and sampler steps since the start.",
                {NULL}},
+    [STEP_SECONDS] = {"diptych_worker_step_seconds",
+                      DIP_METRIC_HISTOGRAM,
+                      "How long steps took.",
+                      {"role"}},
     [PROGRESS] = {"diptych_worker_last_progress_timestamp_seconds",
                   DIP_METRIC_GAUGE,
                   "When they last grew, in seconds since 1970; 0 = never.",
@@ -41,6 +57,8 @@ static const struct dip_metric_row rows[] = {
                 DIP_METRIC_GAUGE,
                 "1, with what computes.",
                 {"backend", "device"}},
+    [ETCD_UP] = {"diptych_etcd_up", DIP_METRIC_GAUGE, "1 while the registry answers.", {NULL}},
+    [CERTIFICATE] = CERTIFICATE_METRIC_ROW,
     PROCESS_METRIC_ROWS(PROCESS),
 };
 
@@ -106,6 +124,18 @@ static enum dip_status start(struct worker *w, struct dip_why *why)
     return dip__enrol_worker(o, w->daemon, w->observed.log, why, &w->enrolled);
 }
 
+static void put_steps(struct dip_metrics *m, const char *role, const struct dip_step_times *times)
+{
+    uint64_t counts[DIP_STEP_BUCKETS];
+    double bounds[DIP_STEP_BUCKETS];
+    for (int i = 0; i < DIP_STEP_BUCKETS; i++) {
+        counts[i] = dip_counter_get(&times->counts[i]);
+        bounds[i] = (double)(DIP_STEP_NS_FIRST << i) / (double)DIP_SECOND_NS;
+    }
+    dip_metrics_histogram(m, STEP_SECONDS, &role, bounds, counts, DIP_STEP_BUCKETS,
+                          (double)dip_counter_get(&times->sum_ns) / (double)DIP_SECOND_NS);
+}
+
 static void put_page(struct worker *w, const struct dip_worker_daemon_stats *stats)
 {
     struct dip_metrics *m = w->observed.metrics;
@@ -114,12 +144,16 @@ static void put_page(struct worker *w, const struct dip_worker_daemon_stats *sta
     dip_metrics_begin(m);
     dip_metrics_value(m, CONNECTED, NULL, stats->is_connected);
     dip_metrics_value(m, STEPS, NULL, (double)stats->steps_total);
+    put_steps(m, "ar", &stats->load->ar_steps);
+    put_steps(m, "diffusion", &stats->load->diffusion_steps);
     dip_metrics_value(m, PROGRESS, NULL,
                       stats->steps_total ? (double)(dip_clock_unix_ns() - age_ns) / 1e9 : 0);
     dip_metrics_value(m, AR_BUSY, NULL, stats->ar_busy);
     dip_metrics_value(m, HINGES, NULL, stats->hinges_held);
     dip_metrics_value(m, DIFFUSION_BUSY, NULL, stats->diffusion_busy);
     dip_metrics_value(m, DEVICE, labels, 1);
+    dip_metrics_value(m, ETCD_UP, NULL, dip__enrolled_is_up(&w->enrolled));
+    dip__observe_certificates(&w->observed, w->options, CERTIFICATE);
     dip__observe_process(&w->observed, PROCESS);
     if (dip_metrics_publish(m))
         dip_log_say(w->observed.log, DIP_LOG_WARNING, "no memory for the metrics page");

@@ -241,6 +241,7 @@ static void on_drain_timer(void *daemon)
     d->is_stopping = true;
     dip__hub_dismiss(d);
     dip__health_end(d);
+    dip__forward_close(d);
     dip__scaler_end(d, "the server stops");
     dip__roster_end(d);
     dip_rpc_server_stop(d->server, DRAIN_CALLS_NS, on_server_stopped, d);
@@ -299,6 +300,11 @@ bool dip_coordinator_daemon_is_leading(const struct dip_coordinator_daemon *daem
     return daemon->is_leading;
 }
 
+const char *dip_coordinator_daemon_digest(const struct dip_coordinator_daemon *daemon)
+{
+    return daemon->digest;
+}
+
 uint64_t dip_coordinator_daemon_epoch(const struct dip_coordinator_daemon *daemon)
 {
     return daemon->epoch;
@@ -315,6 +321,12 @@ bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon
            dip__front_has_workers(daemon, DIP_ROLE_AR | DIP_ROLE_DIFFUSION);
 }
 
+bool dip_coordinator_daemon_is_serving(const struct dip_coordinator_daemon *daemon)
+{
+    return !daemon->is_draining &&
+           (daemon->is_leading || (daemon->options.is_forwarding && daemon->leader[0]));
+}
+
 bool dip_coordinator_daemon_worker(const struct dip_coordinator_daemon *daemon, int *cursor,
                                    struct dip_worker_view *ret_worker)
 {
@@ -329,15 +341,36 @@ bool dip_coordinator_daemon_worker(const struct dip_coordinator_daemon *daemon, 
 
 /* ---- start ---- */
 
+/* A call of a client: the leader's, or for the service here. */
+static void on_open(void *context, struct dip_rpc_call *call)
+{
+    const struct route *route = context;
+    if (dip__forward_begin(route->daemon, call))
+        return;
+    dip_rpc_call_hand_over(call, route->handler, route->daemon);
+    if (route->handler->on_open)
+        route->handler->on_open(route->daemon, call);
+}
+
+/* What clients ask of a cluster, not what a probe asks of a process. */
+static bool is_for_clients(const char *path)
+{
+    return strncmp(path, "/diptych.v1.", 12) == 0 || strncmp(path, "/externalscaler.", 16) == 0;
+}
+
 void dip__service_add(struct dip_coordinator_daemon *d, const char *path, enum dip_rpc_kind kind,
                       const struct dip_rpc_handler *handler)
 {
+    static const struct dip_rpc_handler routed = {.on_open = on_open};
     dip_assert(d->method_count < FRONT_METHODS_MAX);
+    struct route *route = &d->routes[d->method_count];
+    *route = (struct route){d, handler};
+    bool is_routed = d->options.is_forwarding && is_for_clients(path);
     d->methods[d->method_count++] = (struct dip_rpc_method){
         .path = path,
         .kind = kind,
-        .handler = handler,
-        .context = d,
+        .handler = is_routed ? &routed : handler,
+        .context = is_routed ? (void *)route : (void *)d,
         .queue_count_max = kind == DIP_RPC_UNARY ? 1 : 32,
         .queue_bytes_max = (size_t)2 * IMAGE_CHUNK_BYTES + 4096,
         .stall_ns = kind == DIP_RPC_SERVER_STREAM ? d->options.stall_ns : 0};
@@ -514,6 +547,7 @@ void dip_coordinator_daemon_free(struct dip_coordinator_daemon *daemon)
     dip_rpc_timer_clear(d->loop, &d->tick);
     dip_rpc_timer_clear(d->loop, &d->sweep);
     dip_rpc_timer_clear(d->loop, &d->drain);
+    dip__forward_close(d);
     dip_rpc_server_free(d->server);
     dip__hub_close(d);
     dip_groups_free(d->groups);

@@ -34,6 +34,8 @@ struct dip_coordinator_daemon_options {
     const char *listen;            /* "127.0.0.1:0", "[::]:50051" */
     const struct dip_rpc_tls *tls; /* NULL = plaintext, which only loopback gets without the next */
     bool is_insecure;              /* plaintext on any address */
+    bool is_forwarding;            /* while another one leads, calls of clients go on to it */
+    const char *tls_name;          /* in the certificates of others that lead; NULL = their host */
     struct dip_tokens *tokens;     /* who may do what; NULL = everybody everything */
     const char *cluster_id;        /* NULL = "diptych" */
     const char *name;              /* of this process; NULL = "coordinator" */
@@ -121,11 +123,16 @@ struct dip_scheduler_stats
 dip_coordinator_daemon_queue(const struct dip_coordinator_daemon *daemon);
 
 bool dip_coordinator_daemon_is_leading(const struct dip_coordinator_daemon *daemon);
+/* Of the model's weights. */
+const char *dip_coordinator_daemon_digest(const struct dip_coordinator_daemon *daemon);
 uint64_t dip_coordinator_daemon_epoch(const struct dip_coordinator_daemon *daemon);
 /* The largest epoch above its own of which a worker has spoken; 0 = none did. */
 uint64_t dip_coordinator_daemon_later_epoch(const struct dip_coordinator_daemon *daemon);
 /* Takes requests: leads, drains not, and has workers for both panels. */
 bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon);
+/* May be sent requests: drains not, and leads, with workers or without, or passes them on to
+ * whoever leads. What a pool of coordinators behind one name is made of. */
+bool dip_coordinator_daemon_is_serving(const struct dip_coordinator_daemon *daemon);
 
 enum dip_pool { DIP_POOL_AR, DIP_POOL_DIFFUSION, DIP_POOL_COUNT };
 const char *dip_pool_name(enum dip_pool pool); /* "ar", "diffusion" */
@@ -171,7 +178,8 @@ struct dip_worker_view {
     char fingerprint[DIP_FINGERPRINT_BYTES];
     char group[DIP_GROUP_ID_BYTES];
     int rank, group_size;
-    int slots, slots_busy; /* over both panels */
+    int slots, slots_busy;     /* over both panels */
+    int64_t token_ns, step_ns; /* measured, of one image alone; 0 = not yet */
     uint64_t steps_total;
     int64_t last_progress_ns; /* of dip_clock_now_ns; 0 = never */
 };

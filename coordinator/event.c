@@ -356,7 +356,7 @@ static void on_retried(struct record *record, const struct dip_update *update)
     retried.reason = is_lost ? "a worker was lost" : "a worker handed its work back";
     retried.image_index = (uint32_t)update->image_index;
     keep(record, DIPTYCH__V1__EVENT__KIND_RETRIED, &retried);
-    record->daemon->stats.replays++;
+    record->daemon->stats.replays[update->setback]++;
     image->tokens_done = image->steps_done = 0;
 }
 

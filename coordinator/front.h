@@ -37,6 +37,12 @@ struct dip_coordinator_daemon {
     struct dip_rpc_server *server;
     struct dip_rpc_method methods[FRONT_METHODS_MAX];
     int method_count;
+    struct route {
+        struct dip_coordinator_daemon *daemon;
+        const struct dip_rpc_handler *handler;
+    } routes[FRONT_METHODS_MAX];            /* of those methods */
+    struct dip_rpc_channel *leader_channel; /* for calls that are passed on; NULL = none yet */
+    char leader_target[256];
     struct dip_reflection *reflection;
 
     struct dip_config config;
@@ -153,6 +159,12 @@ bool dip__ask_model_is_known(const struct dip_coordinator_daemon *d, const char 
 int dip__ask_prompt_tokens_max(const struct dip_config *config);
 int dip__ask_edge_max(const struct dip_config *config);
 int dip__ask_edge_multiple(const struct dip_config *config);
+
+/* ---- forward.c ---- */
+
+/* Within on_open: true when the call is the leader's, and under way to it. */
+bool dip__forward_begin(struct dip_coordinator_daemon *d, struct dip_rpc_call *call);
+void dip__forward_close(struct dip_coordinator_daemon *d);
 
 /* ---- services: their rows of the server's table ---- */
 

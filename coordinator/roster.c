@@ -73,6 +73,8 @@ struct dip_worker_view dip__roster_view(const struct dip_coordinator_daemon *d,
     struct dip_member_stats stats =
         dip_scheduler_member(dip_core_scheduler(d->core), entry->view.address);
     view.slots_busy = stats.ar_live + stats.diffusion_live;
+    view.token_ns = stats.token_ns;
+    view.step_ns = stats.step_ns;
     return view;
 }
 

@@ -1,7 +1,8 @@
 /* coordinator/service_health.c - grpc.health.v1.Health: Check, List, Watch.
  *
  *     ""                         this process serves: it is not on its way out
- *     diptych.v1.ImageService    a request would be taken: leads, and both panels have workers
+ *     diptych.v1.ImageService    a request would be taken: leads, and both panels have workers, or
+ *                                passes it on to whoever leads
  *     ar, diffusion              that panel has a worker that takes work
  *
  * Open to everybody: probes bring no token. */
@@ -44,7 +45,8 @@ static serving state_of(const struct dip_coordinator_daemon *d, int service)
         is_serving = !d->is_draining;
         break;
     case 1:
-        is_serving = dip_coordinator_daemon_is_ready(d);
+        is_serving = dip_coordinator_daemon_is_ready(d) ||
+                     (!d->is_leading && dip_coordinator_daemon_is_serving(d));
         break;
     case 2:
         is_serving = dip__front_has_workers(d, DIP_ROLE_AR);

@@ -69,7 +69,8 @@ struct dip_front_stats {
     uint64_t failed[DIP_REASON_COUNT];       /* requests that were admitted and ended so */
     uint64_t refused[DIP_REASON_COUNT];      /* requests that were not admitted */
     uint64_t images, pixels, image_tokens, diffusion_steps;
-    uint64_t replays;                 /* images that began again elsewhere */
+    uint64_t replays[2];              /* images that began again elsewhere, by enum dip_setback */
+    uint64_t forwarded;               /* calls that went on to the leader */
     uint64_t streams_stalled;         /* readers that were cut for taking nothing */
     uint64_t previews_dropped;        /* replaced by newer ones while the reader was slow */
     struct dip_histogram request;     /* Generate: from its message to its end, successes only */

@@ -97,6 +97,14 @@ void dip_rpc_call_bind(struct dip_rpc_call *call, void *context)
     call->context = context;
 }
 
+void dip_rpc_call_hand_over(struct dip_rpc_call *call, const struct dip_rpc_handler *handler,
+                            void *context)
+{
+    dip_assert(call->is_server && call->handler);
+    call->handler = handler;
+    call->context = context;
+}
+
 static struct rpc_out *queue_at(struct dip_rpc_call *call, int i)
 {
     return &call->queue[(call->queue_first + i) % call->queue_count_max];

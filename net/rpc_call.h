@@ -87,6 +87,9 @@ struct dip_rpc_handler {
 };
 
 void dip_rpc_call_bind(struct dip_rpc_call *call, void *context);
+/* Server, within on_open: another handler is told of everything from here on. */
+void dip_rpc_call_hand_over(struct dip_rpc_call *call, const struct dip_rpc_handler *handler,
+                            void *context);
 
 /* Queues one message; `data` (malloc) belongs to the call from then on. With a key other than 0 it
  * replaces the message of the same key that still waits, at that one's place.

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/assert.h"
 #include "base/file.h"
@@ -105,6 +106,34 @@ static enum dip_status check_roots(const struct dip_rpc_tls *tls, const struct p
     ERR_clear_error();
     return is_there ? DIP_OK
                     : dip_fail(why, DIP_CORRUPT, "%s holds no PEM certificate", tls->paths[2]);
+}
+
+static int64_t expiry_of(const X509 *certificate)
+{
+    struct tm time;
+    if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &time) != 1)
+        return 0;
+    return (int64_t)timegm(&time);
+}
+
+int64_t dip_rpc_pem_expiry_s(const char *path)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    int64_t first_s = 0;
+    if (!path || dip_file_read(path, PEM_BYTES_MAX, NULL, &text, &bytes))
+        return 0;
+    BIO *bio = BIO_new_mem_buf(text, -1);
+    for (X509 *certificate; bio && (certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL));) {
+        int64_t expiry_s = expiry_of(certificate);
+        if (expiry_s > 0 && (first_s == 0 || expiry_s < first_s))
+            first_s = expiry_s;
+        X509_free(certificate);
+    }
+    BIO_free(bio);
+    free(text);
+    ERR_clear_error();
+    return first_s;
 }
 
 /* ---- reading ---- */

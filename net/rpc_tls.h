@@ -7,6 +7,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/status.h"
 
@@ -24,5 +25,9 @@ struct dip_rpc_tls_files {
  * NO_MEMORY. */
 DIP_MUST_USE enum dip_status dip_rpc_tls_open(const struct dip_rpc_tls_files *files,
                                               struct dip_why *why, struct dip_rpc_tls **ret_tls);
+/* When the first of the certificates in a PEM file ends, in seconds since 1970; 0 = there is no
+ * file or no certificate in it. */
+int64_t dip_rpc_pem_expiry_s(const char *path);
+
 /* After every server and channel that uses it is gone. */
 void dip_rpc_tls_close(struct dip_rpc_tls *tls);

@@ -368,6 +368,7 @@ struct dip_worker_daemon_stats dip_worker_daemon_stats(const struct dip_worker_d
         .ar_busy = (int)dip_counter_get(&daemon->load.ar_busy),
         .hinges_held = (int)dip_counter_get(&daemon->load.hinges_held),
         .diffusion_busy = (int)dip_counter_get(&daemon->load.diffusion_busy),
+        .load = &daemon->load,
         .port = daemon->port,
         .backend = dip_worker_backend(daemon->worker),
         .device_class = dip_worker_device_class(daemon->worker),

@@ -19,6 +19,7 @@
 #include "ops/ops.h"
 
 struct dip_worker_daemon;
+struct dip_member_load;
 
 struct dip_worker_daemon_options {
     const char *model; /* directory */
@@ -86,7 +87,8 @@ struct dip_worker_daemon_stats {
     bool is_connected; /* the coordinator has answered hello */
     uint64_t steps_total;
     int ar_busy, hinges_held, diffusion_busy;
-    int port; /* of its server */
+    const struct dip_member_load *load; /* with how long steps took; lives as long as the daemon */
+    int port;                           /* of its server */
     const char *backend, *device_class;
     int threads;
     const char *name, *address; /* as the coordinator is told; live as long as the daemon */

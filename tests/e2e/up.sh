@@ -118,7 +118,7 @@ for run in $(seq $runs); do
 done
 sleep 0.6
 checks=$((checks + 1))
-replays=$(get /metrics | sed -n 's/^diptych_replays_total //p' | tr -d '\r')
+replays=$(get /metrics | sed -n 's/^diptych_replays_total{reason="worker_lost"} //p' | tr -d '\r')
 [ "${replays:-0}" -gt 0 ] || complain "no image was replayed in $runs runs: the kills came too late to test anything"
 echo "$runs kills, $replays images replayed"
 grep -q 'was killed by signal 9; it starts again' pair.out || complain "up says nothing of its dead: $(cat pair.out)"

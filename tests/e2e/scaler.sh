@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# tests/e2e/scaler.sh - a cluster from zero workers and back: requests are held, KEDA's questions (asked by grpcio from the public .proto) say what is wanted, also at a coordinator that does not lead; what is held too long ends as NO_WORKERS.
+. "$(dirname "$0")/common.bash"
+cd "$work" || exit 1
+pids=()
+trap 'for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done; rm -rf "$work"' EXIT
+command -v etcd >/dev/null || { echo "etcd is missing"; exit 1; }
+command -v grpc_python_plugin >/dev/null && /usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null ||
+  { echo "python3-grpcio, python3-protobuf or protobuf-compiler-grpc is missing"; exit 1; }
+
+# expect NAME COMMAND...: soon enough
+expect() {
+  local name=$1 until=$((SECONDS + 60))
+  shift
+  checks=$((checks + 1))
+  until "$@"; do
+    [ $SECONDS -lt $until ] || { complain "$name: $(tail -n 3 ./*.err)"; return 1; }
+    sleep 0.1
+  done
+}
+said() { grep -qs -- "$2" "$1"; }
+free_port() {
+  local port
+  while :; do
+    port=$((20000 + RANDOM % 20000))
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+  done
+  echo "$port"
+}
+mkdir stubs
+(cd "$root/proto" && protoc -I . --python_out="$work/stubs" --grpc_out="$work/stubs" \
+  --plugin=protoc-gen-grpc="$(command -v grpc_python_plugin)" keda/externalscaler.proto diptych/v1/*.proto google/rpc/*.proto) || complain "no stubs"
+keda() { PYTHONPATH=stubs timeout 130 /usr/bin/python3 "$root/tests/e2e/clients/python/scaler.py" "$@"; }
+
+urls=http://127.0.0.1:$(free_port)
+peer=http://127.0.0.1:$(free_port)
+etcd --data-dir=e --listen-client-urls="$urls" --advertise-client-urls="$urls" --listen-peer-urls="$peer" \
+  --initial-advertise-peer-urls="$peer" --initial-cluster="default=$peer" >etcd.err 2>&1 &
+pids+=($!)
+declare -A address_of http_of
+coordinator() { # NAME OPTIONS...
+  local name=$1
+  shift
+  "$diptych" coordinator --model "$tiny" --name "$name" --cluster scaler --listen 127.0.0.1:0 --http 127.0.0.1:0 "$@" >"$name.out" 2>"$name.err" &
+  pids+=($!)
+  expect "$name does not listen" said "$name.out" 'metrics on'
+  address_of[$name]=$(sed -n 's/^coordinator: listening on //p' "$name.out")
+  http_of[$name]=$(sed -n 's/^coordinator: metrics on port //p' "$name.out")
+}
+get() { { exec 3<>"/dev/tcp/127.0.0.1/${http_of[$1]}" && printf 'GET %s HTTP/1.0\r\n\r\n' "$2" >&3 && cat <&3; } 2>/dev/null; }
+answers() { get "$1" "$2" | head -n 1 | grep -q " $3"; }
+leads() { "$diptych" status --server "${address_of[$1]}" --json 2>/dev/null | grep -q "\"leader\": \"${address_of[$1]}\""; }
+coordinator one --etcd "$urls" --hold 60
+coordinator two --etcd "$urls" --hold 60
+expect "nobody leads" eval 'leads one || leads two'
+if leads one; then leader=one other=two; else leader=two other=one; fi
+sleep 3.5 # a new leader waits some seconds for workers in any case
+
+# Both may be sent requests, with no worker anywhere.
+for name in one two; do expect "$name is not ready" answers $name /readyz 200; done
+accepts keda "${address_of[$leader]}" idle
+accepts keda "${address_of[$other]}" idle
+accepts keda "${address_of[$other]}" invalid
+keda "${address_of[$other]}" watch >watch.out 2>watch.err &
+watcher=$!
+expect "the watcher hears nothing" said watch.out False
+
+# A request to the one that does not lead is held, and calls for workers of both pools.
+"$diptych" generate --server "${address_of[$other]}" --timeout 90 --json -o r.png --seed 5 --steps 4 dog >r.json 2>r.err &
+client=$!
+expect "the watcher does not hear of work" said watch.out True
+accepts keda "${address_of[$leader]}" busy
+accepts keda "${address_of[$other]}" busy
+expect "it is not counted" eval 'get $leader /metrics | grep -q "^diptych_held_requests 1"'
+get $leader /metrics | tr -d '\r' >held.txt
+for series in 'diptych_scale_wanted{pool="ar"} 1' 'diptych_scale_wanted{pool="diffusion"} 1' 'diptych_scale_current{pool="ar"} 0' 'diptych_pool_workers{pool="diffusion",state="ready"} 0'; do
+  checks=$((checks + 1))
+  grep -qF "$series" held.txt || complain "no $series: $(grep -E 'diptych_(scale|pool)' held.txt)"
+done
+kill -0 $client 2>/dev/null || complain "the request was not held: $(cat r.err)"
+for role in ar diffusion; do
+  "$diptych" worker --model "$tiny" --role $role --name $role --cluster scaler --etcd "$urls" --threads 1 >$role.out 2>$role.err &
+  pids+=($!)
+done
+wait $client
+same "the request that was held: exit status" 0 $?
+same "the request that was held" "$(sha --seed 5 --steps 4 dog)" "$(field image_sha256 <r.json)"
+wait $watcher
+same "the watcher: exit status" 0 $?
+accepts keda "${address_of[$leader]}" idle
+checks=$((checks + 1))
+get $other /metrics | grep -qE '^diptych_forwarded_calls_total [1-9]' || complain "no call was passed on"
+# Many images through the one that does not lead, previews on the way.
+same "six images through the other one" "$("$diptych" generate --model "$tiny" --json -o e.png -n 6 --seed 8 fox | grep -o '"image_sha256": "[^"]*"' | sort)" \
+  "$("$diptych" generate --server "${address_of[$other]}" --timeout 60 --previews p --json -o s.png -n 6 --seed 8 fox 2>s.err | grep -o '"image_sha256": "[^"]*"' | sort)"
+
+# Nobody comes: the request ends as the table of errors says.
+coordinator three --hold 2
+sleep 3.5
+accepts keda "${address_of[three]}" held
+finish
