@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/paths.h"
+#include "cli/secrets.h"
 
 void dip__print_error(const char *text)
 {
@@ -122,7 +123,13 @@ int dip_cli_run(int argc, const char *const *argv, environment_fn environment)
         fprintf(stderr, "see: diptych --help\n");
         return EXIT_USAGE;
     }
+    struct secrets secrets = {0};
+    if (!arguments.options.help && !arguments.options.version)
+        status = dip__secrets_read(&arguments.options, &why, &secrets);
+    if (status)
+        return dip__fail(status, &why);
     enum exit_code code = dispatch(&arguments);
+    explicit_bzero(&secrets, sizeof secrets);
     /* A full disk or a closed pipe must not look like success. */
     if ((fflush(stdout) != 0 || ferror(stdout)) && code == EXIT_DONE) {
         dip__print_error("cannot write to standard output");

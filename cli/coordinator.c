@@ -8,6 +8,7 @@
 #include "cli/observe.h"
 #include "cli/registry.h"
 #include "cli/signals.h"
+#include "cli/status_page.h"
 #include "coordinator/daemon.h"
 #include "net/tokens.h"
 
@@ -29,6 +30,7 @@ struct coordinator {
     bool was_ready, was_leading, is_draining, is_stopped;
     uint64_t degrees; /* that the model can be cut into, a bit each */
     int64_t page_ns;  /* of the last one */
+    struct dip_page *status_html, *status_json;
 };
 
 static struct dip_coordinator_daemon_options daemon_options(const struct coordinator *c)
@@ -69,6 +71,21 @@ static struct dip_coordinator_daemon_options daemon_options(const struct coordin
     };
 }
 
+static enum dip_status open_status(struct coordinator *c)
+{
+    struct observed *observed = &c->observed;
+    DIP_TRY(dip_page_new(&c->status_html));
+    DIP_TRY(dip_page_new(&c->status_json));
+    observed->pages[observed->page_count++] =
+        (struct dip_http_page){.path = "/status",
+                               .type = "text/html; charset=utf-8",
+                               .headers = STATUS_PAGE_HEADERS,
+                               .page = c->status_html};
+    observed->pages[observed->page_count++] = (struct dip_http_page){
+        .path = "/status.json", .type = "application/json", .page = c->status_json};
+    return DIP_OK;
+}
+
 static enum dip_status start(struct coordinator *c, struct dip_why *why)
 {
     const struct options *o = c->options;
@@ -78,6 +95,7 @@ static enum dip_status start(struct coordinator *c, struct dip_why *why)
     (void)dip__daemon_files();
     if (o->tokens)
         DIP_TRY(dip_tokens_open(o->tokens, why, &c->tokens));
+    DIP_TRY(open_status(c));
     DIP_TRY(dip__observe_open(o, "coordinator", o->name, dip__coordinator_rows,
                               dip__coordinator_row_count, why, &c->observed));
     if (dip_rpc_loop_new(&(struct dip_rpc_loop_options){.call_count_max = 1 << 16}, &c->loop))
@@ -115,6 +133,7 @@ static void look_around(struct coordinator *c)
     if (now_ns - c->page_ns >= PAGE_NS) {
         c->page_ns = now_ns;
         dip__coordinator_page(&c->observed, c->daemon, &c->facts);
+        dip__status_pages(c->daemon, c->status_html, c->status_json);
     }
     if (dip__signals_came() && !c->is_draining) {
         c->is_draining = true;
@@ -135,6 +154,8 @@ static void stop(struct coordinator *c)
     dip_rpc_tls_close(c->tls);
     dip_tokens_close(c->tokens);
     dip__observe_close(&c->observed);
+    dip_page_free(c->status_html);
+    dip_page_free(c->status_json);
 }
 
 enum exit_code dip__coordinator(const struct arguments *arguments)

@@ -52,7 +52,7 @@ enum sampler_choice { SAMPLER_EULER, SAMPLER_DPM };
 enum role_choice { ROLE_AR, ROLE_DIFFUSION, ROLE_BOTH };
 enum log_format_choice { LOG_FORMAT_AUTO, LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
 
-enum { OPTION_COUNT_MAX = 96, OPERANDS_MAX = 1 };
+enum { OPTION_COUNT_MAX = 112, OPERANDS_MAX = 1 };
 
 /* Values, and whether the user gave them (flag or environment). */
 struct options {
@@ -63,6 +63,7 @@ struct options {
     const char *listen, *advertise, *http, *cluster, *name, *host_id, *group_address, *inventory;
     const char *digest, *manifest;
     const char *etcd_ca, *etcd_cert, *etcd_key, *etcd_user, *etcd_password;
+    const char *token_file, *etcd_password_file; /* dip__secrets_read reads them */
     uint64_t seed;
     int64_t images, steps, top_k, threads, device, preview_every, timeout, grace;
     int64_t ranks, ar_tp, ar_groups, diffusion, ar_slots, diffusion_slots;

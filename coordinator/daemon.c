@@ -300,6 +300,19 @@ bool dip_coordinator_daemon_is_leading(const struct dip_coordinator_daemon *daem
     return daemon->is_leading;
 }
 
+struct dip_coordinator_view dip_coordinator_daemon_view(const struct dip_coordinator_daemon *daemon)
+{
+    const struct dip_coordinator_daemon *d = daemon;
+    return (struct dip_coordinator_view){.cluster_id = d->cluster_id,
+                                         .name = d->name,
+                                         .leader = d->is_leading ? d->address : d->leader,
+                                         .epoch = d->epoch,
+                                         .is_leading = d->is_leading,
+                                         .is_draining = d->is_draining,
+                                         .is_degraded = d->is_degraded,
+                                         .degraded_why = d->degraded_why};
+}
+
 const char *dip_coordinator_daemon_digest(const struct dip_coordinator_daemon *daemon)
 {
     return daemon->digest;

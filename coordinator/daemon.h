@@ -134,6 +134,17 @@ bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon
  * whoever leads. What a pool of coordinators behind one name is made of. */
 bool dip_coordinator_daemon_is_serving(const struct dip_coordinator_daemon *daemon);
 
+/* Texts live as long as the daemon. */
+struct dip_coordinator_view {
+    const char *cluster_id, *name;
+    const char *leader; /* its address; "" = nobody is known to lead */
+    uint64_t epoch;
+    bool is_leading, is_draining, is_degraded;
+    const char *degraded_why;
+};
+struct dip_coordinator_view
+dip_coordinator_daemon_view(const struct dip_coordinator_daemon *daemon);
+
 enum dip_pool { DIP_POOL_AR, DIP_POOL_DIFFUSION, DIP_POOL_COUNT };
 const char *dip_pool_name(enum dip_pool pool); /* "ar", "diffusion" */
 

@@ -26,6 +26,11 @@ refuses 3 'cannot reach a coordinator at localhost:1' "${generate[@]}" --server 
 refuses 2 'generate does not take --etcd' "${generate[@]}" --etcd http://localhost:1 x
 refuses 2 '--trace looks into the engine' "${generate[@]}" --server localhost:1 --trace "$work/t" x
 refuses 2 '--tls-key needs --tls-ca' "${generate[@]}" --server localhost:1 --tls-key k x
+printf 'a-token\n' >"$work/secret"
+: >"$work/nothing"
+refuses 2 '--token and --token-file exclude' "${generate[@]}" --server localhost:1 --token t --token-file "$work/secret" x
+refuses 2 '--token-file: the first line of .*nothing is empty' "${generate[@]}" --server localhost:1 --token-file "$work/nothing" x
+refuses 1 'gone' "$diptych" worker --model "$tiny" --etcd-password-file "$work/gone"
 refuses 2 'drain needs a MEMBER' "$diptych" drain
 refuses 3 'cannot reach a coordinator' "$diptych" status --server localhost:1
 refuses 2 '--tls-cert needs --tls-key' "$diptych" coordinator --model "$tiny" --tls-cert c

@@ -95,7 +95,23 @@ same "six images through the other one" "$("$diptych" generate --model "$tiny" -
   "$("$diptych" generate --server "${address_of[$other]}" --timeout 60 --previews p --json -o s.png -n 6 --seed 8 fox 2>s.err | grep -o '"image_sha256": "[^"]*"' | sort)"
 
 # Nobody comes: the request ends as the table of errors says.
-coordinator three --hold 2
+coordinator three --hold 2 --cluster "<i>&'x'"
 sleep 3.5
 accepts keda "${address_of[three]}" held
+
+# The page for people and the one for programs; what comes from outside is text and nothing else.
+for name in $leader three; do
+  get $name /status | tr -d '\r' >status.html
+  get $name /status.json | sed '1,/^\r$/d' >status.json
+  accepts /usr/bin/python3 -m json.tool status.json
+  for words in 'HTTP/1.[01] 200' 'Content-Security-Policy: default-src .none.' 'Content-Type: text/html' '>leads<' '<td>diffusion</td>'; do
+    checks=$((checks + 1))
+    grep -q "$words" status.html || complain "/status of $name lacks $words: $(head -c 600 status.html)"
+  done
+done
+checks=$((checks + 2))
+grep -qF '&lt;i&gt;&amp;&#39;x&#39;' status.html || complain "the cluster's name is not escaped: $(head -c 2000 status.html)"
+grep -qF '<i>' status.html && complain "the cluster's name is markup"
+same "status.json's cluster" "<i>&'x'" "$(field cluster <status.json)"
+get $leader /status.json | grep -q '"name": "diffusion"' || complain "/status.json lacks a worker"
 finish

@@ -162,7 +162,8 @@ kill -0 "$front" || complain "the coordinator is gone"
 printf 'plain:word-of-team-a team-a generate\nplain:word-of-the-operators ops read,admin\nplain:word-of-workers crew worker\n' >tokens
 coordinator guarded server --tokens tokens
 worker near ar --token word-of-workers
-worker far diffusion --token word-of-workers
+echo word-of-workers >secret
+worker far diffusion --token-file "$work/secret"
 guarded_shows() { "$diptych" status --server "$server" "${us[@]}" --token word-of-the-operators 2>/dev/null | grep -qE "$1"; }
 for member in near far; do expect "$member is not ready" guarded_shows "^$member .* ready"; done
 refuses 3 'NO_CREDENTIAL' ask "${us[@]}" x
