@@ -22,9 +22,9 @@
 #include "proto/google/rpc/error_details.pb-c.h"
 #include "proto/google/rpc/status.pb-c.h"
 #include "proto/grpc/health/v1/health.pb-c.h"
-#include "proto/keda/externalscaler.pb-c.h"
 #include "proto/grpc/reflection/v1/reflection.pb-c.h"
 #include "proto/grpc/reflection/v1alpha/reflection.pb-c.h"
+#include "proto/keda/externalscaler.pb-c.h"
 #include "proto/limits.h"
 
 enum { NAME_BYTES = 160, COMMENT_BYTES = 2048, STATED_MAX = 512, TYPES_MAX = 256, FIELDS_MAX = 32 };
