@@ -224,8 +224,10 @@ static void publish(const struct dip_coordinator_daemon *d, const struct dip_coo
         return;
     put(out, d, view);
     bool is_whole = !ferror(out);
-    if (fclose(out) == 0 && is_whole && dip_page_publish(page, text, bytes))
-        is_whole = false; /* the one before stays */
+    if (fclose(out) == 0 && is_whole) {
+        enum dip_status status = dip_page_publish(page, text, bytes);
+        (void)status; /* without memory the one before stays */
+    }
     free(text);
 }
 

@@ -365,12 +365,9 @@ static void on_open(void *context, struct dip_rpc_call *call)
         route->handler->on_open(route->daemon, call);
 }
 
-/* What clients ask of a cluster, not what a probe asks of a process, nor what this one knows itself
- * of who leads. */
+/* What clients ask of a cluster, not what a probe asks of a process. */
 static bool is_for_clients(const char *path)
 {
-    if (strcmp(path, "/diptych.v1.ClusterService/GetCluster") == 0)
-        return false;
     return strncmp(path, "/diptych.v1.", 12) == 0 || strncmp(path, "/externalscaler.", 16) == 0;
 }
 

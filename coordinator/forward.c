@@ -205,12 +205,23 @@ static int copy_headers(const struct dip_rpc_call *call, char text[HEADER_BYTES_
     return count;
 }
 
+/* Who leads is known here, too, and is wanted most when the leader does not answer: that question
+ * goes on only while the leader is known to be there. */
+static bool is_known_here(const struct dip_coordinator_daemon *d, const struct dip_rpc_call *call)
+{
+    bool is_reachable = d->leader_channel && strcmp(d->leader_target, d->leader) == 0 &&
+                        dip_rpc_channel_state(d->leader_channel) == DIP_RPC_CHANNEL_READY;
+    return !is_reachable &&
+           strcmp(dip_rpc_call_path(call), "/diptych.v1.ClusterService/GetCluster") == 0;
+}
+
 static bool is_for_leader(const struct dip_coordinator_daemon *d, const struct dip_rpc_call *call)
 {
     const char *value;
     size_t bytes;
     return d->options.is_forwarding && !d->is_leading && d->leader[0] &&
-           strcmp(d->leader, d->address) != 0 && !dip_rpc_call_metadata(call, mark, &value, &bytes);
+           strcmp(d->leader, d->address) != 0 && !is_known_here(d, call) &&
+           !dip_rpc_call_metadata(call, mark, &value, &bytes);
 }
 
 bool dip__forward_begin(struct dip_coordinator_daemon *d, struct dip_rpc_call *call)
