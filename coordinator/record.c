@@ -37,10 +37,18 @@ static struct record **bucket_of(const struct book *book, const char *id)
     return &book->buckets[(hash ^ (hash >> 32)) & (book->bucket_count - 1)];
 }
 
-struct record *dip__record_find(const struct book *book, const char *id)
+struct record *dip__record_find_any(const struct book *book, const char *id)
 {
     struct record *record = *bucket_of(book, id);
     while (record && strcmp(record->id, id) != 0)
+        record = record->next;
+    return record;
+}
+
+struct record *dip__record_find(const struct book *book, const char *tenant, const char *id)
+{
+    struct record *record = *bucket_of(book, id);
+    while (record && (strcmp(record->id, id) != 0 || strcmp(record->tenant, tenant) != 0))
         record = record->next;
     return record;
 }
@@ -98,8 +106,8 @@ void dip__book_sweep(struct dip_coordinator_daemon *d, int64_t now_ns)
 
 /* ---- one record ---- */
 
-enum dip_status dip__record_new(struct dip_coordinator_daemon *d, const char *id, int image_count,
-                                struct record **ret_record)
+enum dip_status dip__record_new(struct dip_coordinator_daemon *d, const char *tenant,
+                                const char *id, int image_count, struct record **ret_record)
 {
     struct record *record =
         calloc(1, sizeof *record + (size_t)image_count * sizeof record->images[0]);
@@ -107,6 +115,7 @@ enum dip_status dip__record_new(struct dip_coordinator_daemon *d, const char *id
         return DIP_NO_MEMORY;
     record->daemon = d;
     record->image_count = image_count;
+    snprintf(record->tenant, sizeof record->tenant, "%s", tenant);
     if (id[0])
         snprintf(record->id, sizeof record->id, "%s", id);
     else

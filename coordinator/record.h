@@ -118,14 +118,18 @@ struct caller;
 DIP_MUST_USE enum dip_status dip__book_init(struct book *book, int record_count);
 void dip__book_deinit(struct book *book);
 
-/* NULL when it is not known. */
-struct record *dip__record_find(const struct book *book, const char *id);
+/* The tenant's own; NULL when it is not known. Ids of different tenants have nothing to do with each
+ * other. */
+struct record *dip__record_find(const struct book *book, const char *tenant, const char *id);
+/* Anybody's, for who may see them all: the newest of that id. */
+struct record *dip__record_find_any(const struct book *book, const char *id);
 /* Forgets what is too old or too much. */
 void dip__book_sweep(struct dip_coordinator_daemon *d, int64_t now_ns);
 
-/* A new record in the book under `id`; empty: one is drawn. Errors: NO_MEMORY. */
-DIP_MUST_USE enum dip_status dip__record_new(struct dip_coordinator_daemon *d, const char *id,
-                                             int image_count, struct record **ret_record);
+/* A new record in the book of the tenant under `id`; empty: one is drawn. Errors: NO_MEMORY. */
+DIP_MUST_USE enum dip_status dip__record_new(struct dip_coordinator_daemon *d, const char *tenant,
+                                             const char *id, int image_count,
+                                             struct record **ret_record);
 void dip__record_free(struct record *record);
 
 /* From here on the stream hears what happens and what is kept after after_sequence. */

@@ -15,12 +15,14 @@ enum dip_status dip__roster_init(struct roster *roster, int entry_count)
 {
     *roster = (struct roster){.entry_count = entry_count};
     roster->entries = calloc((size_t)entry_count, sizeof *roster->entries);
-    return roster->entries ? DIP_OK : DIP_NO_MEMORY;
+    roster->sorted = calloc((size_t)entry_count, sizeof(struct roster_entry *));
+    return roster->entries && roster->sorted ? DIP_OK : DIP_NO_MEMORY;
 }
 
 void dip__roster_deinit(struct roster *roster)
 {
     free(roster->entries);
+    free(roster->sorted);
     *roster = (struct roster){0};
 }
 

@@ -29,7 +29,8 @@ struct roster_watch {
 };
 
 struct roster {
-    struct roster_entry *entries; /* [entry_count], by address */
+    struct roster_entry *entries;       /* [entry_count], by address */
+    const struct roster_entry **sorted; /* [entry_count], for lists: of the one being made */
     int entry_count, used_count;
     uint64_t version;
     struct roster_watch *watches;

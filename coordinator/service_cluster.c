@@ -46,13 +46,44 @@ static bool knows(struct dip_coordinator_daemon *d, struct dip_rpc_call *call)
     return false;
 }
 
-/* Of a page; 0 and the call ended when it is beyond the limit. */
-static int page_size(struct dip_coordinator_daemon *d, struct dip_rpc_call *call, uint32_t size)
+/* ---- lists in pages ---- */
+
+/* One page under way: so many rows of the list's own kind, and the messages that lie in them. */
+struct page {
+    int size, count; /* rows that it may have, and has */
+    void *rows, **list;
+    char token[TOKEN_BYTES]; /* of the next page; "" = this is the last one */
+};
+
+static void page_close(struct page *page)
 {
-    if (size <= PAGE_MAX)
-        return size ? (int)size : PAGE_DEFAULT;
-    refuse_field(d, call, "page_size", "must be 1 to 1000");
-    return 0;
+    free(page->rows);
+    free(page->list);
+}
+
+/* False when the call has been ended: another one leads, the size asked for is beyond the limit, or
+ * memory is short. */
+static bool page_open(struct dip_coordinator_daemon *d, struct dip_rpc_call *call, uint32_t size,
+                      size_t row_bytes, struct page *ret_page)
+{
+    struct dip_error error;
+    struct page page = {.size = size ? (int)size : PAGE_DEFAULT};
+    if (!knows(d, call))
+        return false;
+    if (size > PAGE_MAX) {
+        refuse_field(d, call, "page_size", "must be 1 to 1000");
+        return false;
+    }
+    page.rows = calloc((size_t)page.size, row_bytes);
+    page.list = calloc((size_t)page.size, sizeof(void *));
+    if (!page.rows || !page.list) {
+        page_close(&page);
+        dip__error_bug(d, &error, "no memory for the list");
+        dip__reply_error(d, METHOD, call, &error);
+        return false;
+    }
+    *ret_page = page;
+    return true;
 }
 
 /* ---- workers as messages ---- */
@@ -178,77 +209,60 @@ static int by_name(const void *a, const void *b)
     return strcmp((*left)->view.facts.name, (*right)->view.facts.name);
 }
 
-struct worker_page {
-    const struct roster_entry **entries; /* [entry_count], sorted */
-    struct dip_worker_view *views;       /* [page] */
-    struct worker_message *messages;
-    Diptych__V1__Worker **list;
-    char token[TOKEN_BYTES];
+struct worker_row {
+    struct dip_worker_view view;
+    struct worker_message message;
 };
 
-static bool worker_page_reserve(struct worker_page *page, int entry_count, int size)
-{
-    page->entries = calloc((size_t)entry_count, sizeof(struct roster_entry *));
-    page->views = calloc((size_t)size, sizeof *page->views);
-    page->messages = calloc((size_t)size, sizeof *page->messages);
-    page->list = calloc((size_t)size, sizeof(Diptych__V1__Worker *));
-    return page->entries && page->views && page->messages && page->list;
-}
-
-static void worker_page_free(struct worker_page *page)
-{
-    free(page->entries);
-    free(page->views);
-    free(page->messages);
-    free(page->list);
-}
-
-static void worker_page_fill(const struct dip_coordinator_daemon *d, struct worker_page *page,
-                             const Diptych__V1__ListWorkersRequest *r, int size,
-                             Diptych__V1__ListWorkersResponse *response)
+/* Those asked for that come after the token, by name; how many. */
+static int find_workers(const struct dip_coordinator_daemon *d,
+                        const Diptych__V1__ListWorkersRequest *r,
+                        const struct roster_entry **ret_entries)
 {
     int count = 0;
     for (int i = 0; i < d->roster.entry_count; i++) {
         const struct roster_entry *entry = &d->roster.entries[i];
         if (entry->is_used && dip__roster_has_role(entry->view.facts.roles, r->role) &&
             strcmp(entry->view.facts.name, r->page_token) > 0)
-            page->entries[count++] = entry;
+            ret_entries[count++] = entry;
     }
-    qsort(page->entries, (size_t)count, sizeof(struct roster_entry *), by_name);
-    int shown = count < size ? count : size;
-    for (int i = 0; i < shown; i++) {
-        page->views[i] = dip__roster_view(d, page->entries[i]);
-        dip__worker_message(&page->views[i], &page->messages[i]);
-        page->list[i] = &page->messages[i].worker;
+    qsort(ret_entries, (size_t)count, sizeof(struct roster_entry *), by_name);
+    return count;
+}
+
+static void list_workers(const struct dip_coordinator_daemon *d, struct page *page,
+                         const struct roster_entry **entries, int count)
+{
+    struct worker_row *rows = page->rows;
+    while (page->count < count && page->count < page->size) {
+        struct worker_row *row = &rows[page->count];
+        row->view = dip__roster_view(d, entries[page->count]);
+        dip__worker_message(&row->view, &row->message);
+        page->list[page->count++] = &row->message.worker;
     }
-    response->workers = page->list;
-    response->n_workers = (size_t)shown;
-    if (count > shown)
-        snprintf(page->token, sizeof page->token, "%s", page->views[shown - 1].facts.name);
-    response->next_page_token = page->token;
+    if (count > page->count)
+        snprintf(page->token, sizeof page->token, "%s", rows[page->count - 1].view.facts.name);
 }
 
 static void on_list_workers(void *daemon, struct dip_rpc_call *call, const void *data, size_t bytes)
 {
     struct dip_coordinator_daemon *d = daemon;
     struct caller caller;
-    struct dip_error error;
-    struct worker_page page = {.token = ""};
+    struct page page;
     Diptych__V1__ListWorkersRequest *r =
         dip__reply_read(d, METHOD, call, DIP_SCOPE_READ,
                         &diptych__v1__list_workers_request__descriptor, data, bytes, &caller);
     if (!r)
         return;
-    Diptych__V1__ListWorkersResponse response = DIPTYCH__V1__LIST_WORKERS_RESPONSE__INIT;
-    int size = knows(d, call) ? page_size(d, call, r->page_size) : 0;
-    if (size > 0 && worker_page_reserve(&page, d->roster.entry_count, size)) {
-        worker_page_fill(d, &page, r, size, &response);
+    if (page_open(d, call, r->page_size, sizeof(struct worker_row), &page)) {
+        Diptych__V1__ListWorkersResponse response = DIPTYCH__V1__LIST_WORKERS_RESPONSE__INIT;
+        list_workers(d, &page, d->roster.sorted, find_workers(d, r, d->roster.sorted));
+        response.workers = (Diptych__V1__Worker **)page.list;
+        response.n_workers = (size_t)page.count;
+        response.next_page_token = page.token;
         dip__reply(d, METHOD, call, &response.base);
-    } else if (size > 0) {
-        dip__error_bug(d, &error, "no memory for the list");
-        dip__reply_error(d, METHOD, call, &error);
+        page_close(&page);
     }
-    worker_page_free(&page);
     dip_proto_free(r);
 }
 
@@ -406,21 +420,11 @@ static void on_undrain(void *daemon, struct dip_rpc_call *call, const void *data
 
 enum { JOB_WORKERS_MAX = 64 };
 
-struct job_page {
-    Diptych__V1__Job *jobs, **list; /* [size] */
-    char **workers;                 /* [size * JOB_WORKERS_MAX] */
-    Google__Protobuf__Duration *ages;
-    char token[TOKEN_BYTES];
+struct job_row {
+    Diptych__V1__Job job;
+    Google__Protobuf__Duration age;
+    char *workers[JOB_WORKERS_MAX];
 };
-
-static bool job_page_reserve(struct job_page *page, int size)
-{
-    page->jobs = calloc((size_t)size, sizeof *page->jobs);
-    page->list = calloc((size_t)size, sizeof(Diptych__V1__Job *));
-    page->ages = calloc((size_t)size, sizeof *page->ages);
-    page->workers = calloc((size_t)size * JOB_WORKERS_MAX, sizeof(char *));
-    return page->jobs && page->list && page->ages && page->workers;
-}
 
 static size_t job_workers(const struct dip_coordinator_daemon *d, const struct record *record,
                           char **names)
@@ -432,66 +436,63 @@ static size_t job_workers(const struct dip_coordinator_daemon *d, const struct r
     return (size_t)count;
 }
 
-static void job_page_fill(const struct dip_coordinator_daemon *d, struct job_page *page,
-                          const Diptych__V1__ListJobsRequest *r, const struct caller *caller,
-                          int size, Diptych__V1__ListJobsResponse *response)
+static void job_fill(const struct dip_coordinator_daemon *d, struct record *record,
+                     struct job_row *row)
+{
+    Diptych__V1__Job *job = &row->job;
+    diptych__v1__job__init(job);
+    dip_duration_encode(dip_clock_now_ns() - record->admitted_ns, &row->age);
+    job->request_id = record->id;
+    job->tenant = record->tenant;
+    job->phase = text_of(dip_stage_name(record->stage));
+    job->age = &row->age;
+    job->attempt = (uint32_t)record->attempts;
+    job->workers = row->workers;
+    job->n_workers = job_workers(d, record, row->workers);
+}
+
+static void list_jobs(const struct dip_coordinator_daemon *d, struct page *page,
+                      const Diptych__V1__ListJobsRequest *r, const struct caller *caller)
 {
     uint64_t after = strtoull(r->page_token, NULL, 10), last = 0;
     bool sees_all = caller->scopes & DIP_SCOPE_ADMIN;
-    int64_t now_ns = dip_clock_now_ns();
-    int count = 0;
+    struct job_row *rows = page->rows;
     for (struct record *record = d->book.first_run; record; record = record->after) {
         bool is_wanted = record->is_admitted && record->core_id > after &&
                          (sees_all || strcmp(record->tenant, caller->tenant) == 0) &&
                          (!r->tenant[0] || strcmp(record->tenant, r->tenant) == 0);
         if (!is_wanted)
             continue;
-        if (count == size) {
+        if (page->count == page->size) {
             snprintf(page->token, sizeof page->token, "%llu", (unsigned long long)last);
             break;
         }
-        Diptych__V1__Job *job = &page->jobs[count];
-        diptych__v1__job__init(job);
-        dip_duration_encode(now_ns - record->admitted_ns, &page->ages[count]);
-        job->request_id = record->id;
-        job->tenant = record->tenant;
-        job->phase = text_of(dip_stage_name(record->stage));
-        job->age = &page->ages[count];
-        job->attempt = (uint32_t)record->attempts;
-        job->workers = page->workers + (size_t)count * JOB_WORKERS_MAX;
-        job->n_workers = job_workers(d, record, job->workers);
-        page->list[count++] = job;
+        job_fill(d, record, &rows[page->count]);
+        page->list[page->count] = &rows[page->count].job;
+        page->count++;
         last = record->core_id;
     }
-    response->jobs = page->list;
-    response->n_jobs = (size_t)count;
-    response->next_page_token = page->token;
 }
 
 static void on_list_jobs(void *daemon, struct dip_rpc_call *call, const void *data, size_t bytes)
 {
     struct dip_coordinator_daemon *d = daemon;
     struct caller caller;
-    struct dip_error error;
-    struct job_page page = {.token = ""};
+    struct page page;
     Diptych__V1__ListJobsRequest *r =
         dip__reply_read(d, METHOD, call, DIP_SCOPE_READ,
                         &diptych__v1__list_jobs_request__descriptor, data, bytes, &caller);
     if (!r)
         return;
-    Diptych__V1__ListJobsResponse response = DIPTYCH__V1__LIST_JOBS_RESPONSE__INIT;
-    int size = knows(d, call) ? page_size(d, call, r->page_size) : 0;
-    if (size > 0 && job_page_reserve(&page, size)) {
-        job_page_fill(d, &page, r, &caller, size, &response);
+    if (page_open(d, call, r->page_size, sizeof(struct job_row), &page)) {
+        Diptych__V1__ListJobsResponse response = DIPTYCH__V1__LIST_JOBS_RESPONSE__INIT;
+        list_jobs(d, &page, r, &caller);
+        response.jobs = (Diptych__V1__Job **)page.list;
+        response.n_jobs = (size_t)page.count;
+        response.next_page_token = page.token;
         dip__reply(d, METHOD, call, &response.base);
-    } else if (size > 0) {
-        dip__error_bug(d, &error, "no memory for the list");
-        dip__reply_error(d, METHOD, call, &error);
+        page_close(&page);
     }
-    free(page.jobs);
-    free(page.list);
-    free(page.ages);
-    free(page.workers);
     dip_proto_free(r);
 }
 

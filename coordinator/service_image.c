@@ -1,5 +1,6 @@
 /* coordinator/service_image.c - diptych.v1.ImageService: Generate, Watch, Cancel. */
 #include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,16 +96,32 @@ static bool body_hash(const Diptych__V1__GenerateRequest *r, char ret_hex[DIP_SH
     return status == DIP_OK;
 }
 
-/* A request of this id is known: true when the call has been joined to it or refused. */
+/* A request that names its id and leaves the seed open: the seed follows from both, so that it is the
+ * same request wherever and however often it is sent. False: no memory. */
+static bool seed_from_id(const Diptych__V1__GenerateRequest *r, const char *tenant,
+                         const char *body, struct ask *ask)
+{
+    char text[DIP_TENANT_BYTES + DIP_SHA256_HEX_BYTES], hex[DIP_SHA256_HEX_BYTES];
+    if (!r->request_id[0] || (r->sampling && r->sampling->seed_presence_case))
+        return true;
+    int bytes = snprintf(text, sizeof text, "%s %s", body, tenant);
+    if (dip_sha256_hex(text, (size_t)bytes, hex))
+        return false;
+    hex[16] = '\0';
+    ask->resolved.params.seed = strtoull(hex, NULL, 16);
+    return true;
+}
+
+/* A request of this id is known to this tenant: true when the call has been joined to it or refused. */
 static bool join(struct stream *stream, const struct caller *caller, const char *id,
                  const char *body)
 {
     struct dip_coordinator_daemon *d = stream->daemon;
-    struct record *record = id[0] ? dip__record_find(&d->book, id) : NULL;
+    struct record *record = id[0] ? dip__record_find(&d->book, caller->tenant, id) : NULL;
     struct dip_error error;
     if (!record)
         return false;
-    if (strcmp(record->body, body) != 0 || strcmp(record->tenant, caller->tenant) != 0) {
+    if (strcmp(record->body, body) != 0) {
         dip_error_set(&error, DIP_REASON_REQUEST_ID_REUSED,
                       "the id \"%s\" belongs to another request; choose a new one", id);
         dip_error_fact(&error, "request_id", "%s", id);
@@ -175,7 +192,7 @@ static void submit(struct stream *stream, const struct caller *caller,
     struct dip_coordinator_daemon *d = stream->daemon;
     struct record *record;
     struct dip_error error;
-    if (dip__record_new(d, r->request_id, ask->resolved.image_count, &record)) {
+    if (dip__record_new(d, caller->tenant, r->request_id, ask->resolved.image_count, &record)) {
         dip__error_bug(d, &error, "no memory for the request");
         dip__reply_error(d, stream->method, stream->call, &error);
         return;
@@ -184,7 +201,6 @@ static void submit(struct stream *stream, const struct caller *caller,
     record->tenant_share = dip__caller_share(caller, "");
     record->is_counted = true;
     d->tenant_counts[record->tenant_share]++;
-    memcpy(record->tenant, caller->tenant, sizeof record->tenant);
     memcpy(record->body, body, sizeof record->body);
     read_traceparent(stream->call, record);
     describe(record, ask);
@@ -241,10 +257,14 @@ static void generate(struct stream *stream, const struct caller *caller,
     if (join(stream, caller, r->request_id, body))
         return;
     if (!dip__ask_read(d, r, &ask, &error) || !dip__front_takes_requests(d, &error) ||
-        !quota_is_left(d, caller, &error))
+        !quota_is_left(d, caller, &error)) {
         refuse(stream, &error);
-    else
+    } else if (!seed_from_id(r, caller->tenant, body, &ask)) {
+        dip__error_bug(d, &error, "no memory for the request");
+        refuse(stream, &error);
+    } else {
         submit(stream, caller, r, &ask, body, received_ns);
+    }
     dip_resolved_deinit(&ask.resolved); /* empty when it was taken over */
 }
 
@@ -270,9 +290,10 @@ static void on_generate(void *context, struct dip_rpc_call *call, const void *da
 static struct record *find(struct dip_coordinator_daemon *d, const struct caller *caller,
                            const char *id, struct dip_error *error)
 {
-    struct record *record = dip__record_find(&d->book, id);
-    if (record &&
-        (strcmp(record->tenant, caller->tenant) == 0 || (caller->scopes & DIP_SCOPE_ADMIN)))
+    struct record *record = dip__record_find(&d->book, caller->tenant, id);
+    if (!record && (caller->scopes & DIP_SCOPE_ADMIN))
+        record = dip__record_find_any(&d->book, id);
+    if (record)
         return record;
     if (!d->is_leading && !dip__front_takes_requests(d, error))
         return NULL; /* the leader may know it */

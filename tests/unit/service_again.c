@@ -35,17 +35,14 @@ static void a_repeated_request_gets_the_kept_result(void **state)
     (void)state;
     front_open(&f);
     Diptych__V1__GenerateRequest request = a_request("again");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
-    ask_generate(&f, &request, &b);
-    WAIT_UNTIL(f.loop, b.closes);
+    run_generate(&f, &request, &a);
+    run_generate(&f, &request, &b);
     assert_int_equal(b.code, DIP_RPC_OK);
     assert_int_equal(b.seed, a.seed); /* drawn once */
     same_file(&a, &b);
     assert_int_equal(dip_stub_stats(f.stub).ar, 1);
     request.prompt = (char *)(uintptr_t) "a blue circle";
-    ask_generate(&f, &request, &c);
-    WAIT_UNTIL(f.loop, c.closes);
+    run_generate(&f, &request, &c);
     check_error(&c, DIP_REASON_REQUEST_ID_REUSED);
     assert_int_equal(c.event_count, 0);
     assert_true(c.has_pushback && c.pushback_ns < 0);
@@ -78,12 +75,10 @@ static void what_failed_for_load_may_run_again_under_its_id(void **state)
     dip_stub_lose(f.stub, 1);
     dip_stub_lose(f.stub, 2);
     Diptych__V1__GenerateRequest request = a_request("again");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     check_error(&a, DIP_REASON_NO_WORKERS);
     dip_stub_join(f.stub, f.daemon);
-    ask_generate(&f, &request, &b);
-    WAIT_UNTIL(f.loop, b.closes);
+    run_generate(&f, &request, &b);
     assert_int_equal(b.code, DIP_RPC_OK);
 }
 
@@ -93,8 +88,7 @@ static void a_watcher_sees_what_is_kept_under_its_numbers(void **state)
     front_open(&f);
     Diptych__V1__GenerateRequest request = a_request("");
     request.n = 3;
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     ask_watch(&f, a.id, 0, &b);
     WAIT_UNTIL(f.loop, b.closes);
     assert_int_equal(b.code, DIP_RPC_OK);
@@ -124,8 +118,7 @@ static void a_watcher_of_a_failure_gets_the_failure(void **state)
     /* Cancelling again changes nothing, and neither does asking for the same again. */
     assert_int_equal(ask_cancel(&f, "gone", &b), DIPTYCH__V1__JOB_STATE__JOB_STATE_CANCELLED);
     answer_free(&b);
-    ask_generate(&f, &request, &b);
-    WAIT_UNTIL(f.loop, b.closes);
+    run_generate(&f, &request, &b);
     check_error(&b, DIP_REASON_CANCELLED);
 }
 
@@ -134,8 +127,7 @@ static void cancelling_what_has_succeeded_says_so(void **state)
     (void)state;
     front_open(&f);
     Diptych__V1__GenerateRequest request = a_request("done");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     assert_int_equal(ask_cancel(&f, "done", &b), DIPTYCH__V1__JOB_STATE__JOB_STATE_SUCCEEDED);
 }
 
@@ -159,8 +151,7 @@ static void a_client_that_leaves_frees_the_workers(void **state)
     assert_string_equal(b.error.facts[0].value, "client_left");
     answer_free(&b);
     dip_stub_hold(f.stub, false);
-    ask_generate(&f, &request, &b); /* it comes back: the work is done after all */
-    WAIT_UNTIL(f.loop, b.closes);
+    run_generate(&f, &request, &b); /* it comes back: the work is done after all */
     assert_int_equal(b.code, DIP_RPC_OK);
     assert_true(b.files[0].is_right);
 }
@@ -213,8 +204,7 @@ static void old_results_make_room(void **state)
     char ids[4][65];
     for (int i = 0; i < 4; i++) {
         Diptych__V1__GenerateRequest request = a_request("");
-        ask_generate(&f, &request, &a);
-        WAIT_UNTIL(f.loop, a.closes);
+        run_generate(&f, &request, &a);
         memcpy(ids[i], a.id, sizeof ids[i]);
         answer_free(&a);
     }
@@ -239,8 +229,7 @@ static void bytes_make_room_and_so_does_time(void **state)
     front_open(&f);
     Diptych__V1__GenerateRequest request = a_request("");
     for (int i = 0; i < 8; i++) {
-        ask_generate(&f, &request, &a);
-        WAIT_UNTIL(f.loop, a.closes);
+        run_generate(&f, &request, &a);
         assert_true(a.files[0].is_right);
         answer_free(&a);
         assert_true(dip_coordinator_daemon_stats(f.daemon)->result_bytes <= 3 << 20);
@@ -260,11 +249,8 @@ static void a_slow_reader_gets_whole_files_and_no_stale_previews(void **state)
     f.window_bytes = 64 << 10;
     front_open(&f);
     Diptych__V1__GenerateRequest request = a_request("");
-    Diptych__V1__Sampling sampling = DIPTYCH__V1__SAMPLING__INIT;
+    Diptych__V1__Sampling sampling = with_steps(9);
     Diptych__V1__Progress progress = DIPTYCH__V1__PROGRESS__INIT;
-    sampling.diffusion_steps_presence_case =
-        DIPTYCH__V1__SAMPLING__DIFFUSION_STEPS_PRESENCE_DIFFUSION_STEPS;
-    sampling.diffusion_steps = 9;
     progress.previews = 8;
     progress.preview_max_edge = 1024;
     request.sampling = &sampling;

@@ -24,8 +24,7 @@ static void a_request_runs_through(void **state)
     (void)state;
     front_open(&f);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     assert_int_equal(a.code, DIP_RPC_OK);
     check_sequence(&a);
     assert_int_equal(a.events[0].kind, DIPTYCH__V1__EVENT__KIND_ADMITTED);
@@ -54,8 +53,7 @@ static void many_images_come_each_once(void **state)
     front_open(&f);
     Diptych__V1__GenerateRequest request = a_request("");
     request.n = 9;
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     assert_int_equal(a.code, DIP_RPC_OK);
     check_sequence(&a);
     assert_int_equal(count_kind(&a, DIPTYCH__V1__EVENT__KIND_FINAL_IMAGE), 9);
@@ -70,8 +68,7 @@ static void a_large_file_comes_in_chunks(void **state)
     f.stub_options.png_bytes = (5 << 20) + 17;
     front_open(&f);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     assert_int_equal(a.code, DIP_RPC_OK);
     check_sequence(&a);
     assert_int_equal(count_kind(&a, DIPTYCH__V1__EVENT__KIND_CHUNK), 6);
@@ -87,8 +84,7 @@ static void without_metadata_the_file_is_the_workers(void **state)
     Diptych__V1__Output output = DIPTYCH__V1__OUTPUT__INIT;
     output.strip_metadata = true;
     request.output = &output;
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     assert_int_equal(a.code, DIP_RPC_OK);
     assert_int_equal(a.files[0].bytes, 4096);
     assert_true(a.files[0].is_right);
@@ -101,18 +97,14 @@ static void progress_keeps_its_interval_and_its_second(void **state)
     f.stub_options.step_ns = INT64_C(20) * DIP_MS_NS;
     front_open(&f);
     Diptych__V1__GenerateRequest request = a_request("");
-    Diptych__V1__Sampling sampling = DIPTYCH__V1__SAMPLING__INIT;
+    Diptych__V1__Sampling sampling = with_steps(60);
     Diptych__V1__Progress progress = DIPTYCH__V1__PROGRESS__INIT;
     Google__Protobuf__Duration interval = GOOGLE__PROTOBUF__DURATION__INIT;
-    sampling.diffusion_steps_presence_case =
-        DIPTYCH__V1__SAMPLING__DIFFUSION_STEPS_PRESENCE_DIFFUSION_STEPS;
-    sampling.diffusion_steps = 60;
     interval.nanos = 100 * DIP_MS_NS;
     progress.min_interval = &interval;
     request.sampling = &sampling;
     request.progress = &progress;
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     assert_int_equal(a.code, DIP_RPC_OK);
     check_sequence(&a);
     int tokens = count_kind(&a, DIPTYCH__V1__EVENT__KIND_TOKENS);
@@ -162,8 +154,7 @@ static void previews_are_as_many_as_asked_for(void **state)
         sampling.diffusion_steps = (uint32_t)(previews == 4 ? 20 : 10);
         progress.previews = (uint32_t)previews;
         answer_free(&a);
-        ask_generate(&f, &request, &a);
-        WAIT_UNTIL(f.loop, a.closes);
+        run_generate(&f, &request, &a);
         assert_int_equal(a.code, DIP_RPC_OK);
         check_sequence(&a);
         int seen = 0;
@@ -182,8 +173,7 @@ static void a_check_runs_nothing(void **state)
     front_open(&f);
     Diptych__V1__GenerateRequest request = a_request("");
     request.validate_only = true;
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     assert_int_equal(a.code, DIP_RPC_OK);
     assert_int_equal(a.event_count, 1);
     assert_int_equal(a.events[0].kind, DIPTYCH__V1__EVENT__KIND_ADMITTED);
@@ -200,8 +190,7 @@ static void a_given_seed_is_used(void **state)
     sampling.seed_presence_case = DIPTYCH__V1__SAMPLING__SEED_PRESENCE_SEED;
     sampling.seed = 0; /* zero is a seed */
     request.sampling = &sampling;
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     assert_int_equal(a.code, DIP_RPC_OK);
     assert_int_equal(a.seed, 0);
     assert_int_equal(a.files[0].seed, 0);
@@ -213,10 +202,7 @@ static void a_lost_worker_costs_time_only(void **state)
     f.stub_options.step_ns = INT64_C(20) * DIP_MS_NS;
     front_open(&f);
     Diptych__V1__GenerateRequest request = a_request("");
-    Diptych__V1__Sampling sampling = DIPTYCH__V1__SAMPLING__INIT;
-    sampling.diffusion_steps_presence_case =
-        DIPTYCH__V1__SAMPLING__DIFFUSION_STEPS_PRESENCE_DIFFUSION_STEPS;
-    sampling.diffusion_steps = 100;
+    Diptych__V1__Sampling sampling = with_steps(100);
     request.sampling = &sampling;
     request.n = 2;
     ask_generate(&f, &request, &a);

@@ -249,6 +249,14 @@ static inline void ask_generate(struct front *f, const Diptych__V1__GenerateRequ
         &request->base, answer);
 }
 
+/* Asks and waits for the end. */
+static inline void run_generate(struct front *f, const Diptych__V1__GenerateRequest *request,
+                                struct answer *answer)
+{
+    ask_generate(f, request, answer);
+    WAIT_UNTIL(f->loop, answer->closes);
+}
+
 static inline void ask_watch(struct front *f, const char *id, uint64_t after, struct answer *answer)
 {
     Diptych__V1__WatchRequest request = DIPTYCH__V1__WATCH_REQUEST__INIT;
@@ -283,6 +291,15 @@ static inline Diptych__V1__GenerateRequest a_request(const char *id)
     request.request_id = (char *)(uintptr_t)id;
     request.prompt = (char *)(uintptr_t) "a red circle";
     return request;
+}
+
+static inline Diptych__V1__Sampling with_steps(uint32_t steps)
+{
+    Diptych__V1__Sampling sampling = DIPTYCH__V1__SAMPLING__INIT;
+    sampling.diffusion_steps_presence_case =
+        DIPTYCH__V1__SAMPLING__DIFFUSION_STEPS_PRESENCE_DIFFUSION_STEPS;
+    sampling.diffusion_steps = steps;
+    return sampling;
 }
 
 /* ---- looking at answers ---- */
