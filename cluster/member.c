@@ -11,7 +11,7 @@
  * Everything here is deterministic, so the guilty one fails at the same place each time. An image
  * that comes well past the place where its last worker died, or that loses a worker of the other
  * panel, was not the reason: then counting begins anew. A worker that was leaving counts for
- * nothing. */
+ * nothing; one that reports that its device failed under the image counts like one that died. */
 #include "base/assert.h"
 #include "cluster/state.h"
 
@@ -67,13 +67,6 @@ void dip__image_requeue(struct dip_scheduler *s, struct image *image, bool is_hi
     dip__lane_push(s, has_hinge ? &s->diffusion_lane : &s->ar_lane, image);
 }
 
-/* How a member went down. */
-struct loss {
-    uint32_t member;
-    bool is_alone;   /* it had one job */
-    bool is_leaving; /* it was expected to go */
-};
-
 /* Whether the image got as far as this when its last worker died, and hardly further now. */
 static bool is_same_place(const struct image *image, bool is_ar, int progress)
 {
@@ -98,16 +91,24 @@ static bool image_strike(const struct dip_scheduler *s, struct image *image,
     return was_suspect || image->strike_count >= s->limits.attempt_count_max;
 }
 
-/* The image has lost a member that it needs. */
-static void image_hit(struct dip_scheduler *s, struct image *image, const struct loss *loss)
+/* What is told of an image that is the reason. */
+static void end_guilty(struct dip_scheduler *s, struct request *request, const struct loss *loss)
+{
+    if (loss->device_text)
+        dip__request_end(s, request, DIP_END_FAILED, DIP_DEVICE, loss->device_text);
+    else
+        dip__request_end(s, request, DIP_END_POISONED, DIP_UNREACHABLE,
+                         dip_end_text(DIP_END_POISONED));
+}
+
+void dip__image_hit(struct dip_scheduler *s, struct image *image, const struct loss *loss)
 {
     bool is_worked_at =
         image->state != IMAGE_DIFFUSION_WAITING &&
         (image->state == IMAGE_AR_RUNNING || image->diffusion_member == loss->member);
     image->loss_count++;
     if (is_worked_at && !loss->is_leaving && image_strike(s, image, loss)) {
-        dip__request_end(s, image->request, DIP_END_POISONED, DIP_UNREACHABLE,
-                         dip_end_text(DIP_END_POISONED));
+        end_guilty(s, image->request, loss);
         return;
     }
     if (image->loss_count >= LOSSES_PER_ATTEMPT * s->limits.attempt_count_max) {
@@ -119,7 +120,7 @@ static void image_hit(struct dip_scheduler *s, struct image *image, const struct
     dip__image_requeue(s, image, is_hinge_lost);
     struct dip_action *action = dip__action_push(s, DIP_ACTION_RETRIED, image);
     action->done = image->loss_count + image->handed_count;
-    action->setback = DIP_SETBACK_LOST;
+    action->setback = loss->device_text ? DIP_SETBACK_DEVICE : DIP_SETBACK_LOST;
 }
 
 void dip__on_lost(struct dip_scheduler *s, const struct dip_message *m)
@@ -139,11 +140,11 @@ void dip__on_lost(struct dip_scheduler *s, const struct dip_message *m)
         if (member->diffusion_images->is_bound)
             dip__image_unbind(s, member->diffusion_images);
         else
-            image_hit(s, member->diffusion_images, &loss);
+            dip__image_hit(s, member->diffusion_images, &loss);
     }
     while (member->ar_images) {
         if (dip__image_needs_hinge(member->ar_images))
-            image_hit(s, member->ar_images, &loss);
+            dip__image_hit(s, member->ar_images, &loss);
         else
             dip__image_drop_ar(s, member->ar_images);
     }

@@ -313,9 +313,27 @@ static void hand_back(struct dip_scheduler *s, struct image *image, bool is_ar, 
     action->setback = DIP_SETBACK_HANDED_BACK;
 }
 
-/* A job that a healthy worker could not do (memory, a broken device) would fail again elsewhere in
- * the same way; the request ends with the worker's reason. One that was handed back runs elsewhere.
- * A worker that is gone says LOST. */
+/* The device under a job is gone: the job runs elsewhere, unless it is what takes devices down. The
+ * first word about a device tells whether the image was alone on it. */
+static void on_device_failed(struct dip_scheduler *s, struct image *image, bool is_ar,
+                             uint32_t address)
+{
+    struct member *member = &s->members[address];
+    bool is_first = !dip__tree_has(&member->aside);
+    struct loss loss = {.member = address,
+                        .is_alone = is_first && member->ar_live + member->diffusion_jobs == 1,
+                        .is_leaving = member->is_draining,
+                        .device_text = s->failure};
+    dip__member_set_aside(s, member);
+    if (is_ar && !dip__image_needs_hinge(image))
+        dip__image_drop_ar(s, image); /* a kept hinge that nobody misses */
+    else
+        dip__image_hit(s, image, &loss);
+}
+
+/* A job that a healthy worker could not do (memory, a picture that cannot be encoded) would fail
+ * again elsewhere in the same way; the request ends with the worker's reason. One that was handed
+ * back, or whose device died, runs elsewhere. A worker that is gone says LOST. */
 void dip__on_failed(struct dip_scheduler *s, const struct dip_message *m)
 {
     struct image *image = dip__image_of_ar(s, m);
@@ -332,6 +350,8 @@ void dip__on_failed(struct dip_scheduler *s, const struct dip_message *m)
     }
     bool is_status = status > DIP_OK && status < DIP_STATUS_COUNT;
     snprintf(s->failure, sizeof s->failure, "%s", m->as.failed.text);
-    dip__request_end(s, image->request, DIP_END_FAILED,
-                     is_status ? (enum dip_status)status : DIP_DEVICE, s->failure);
+    if (!is_status || status == DIP_DEVICE)
+        on_device_failed(s, image, is_ar, m->from);
+    else
+        dip__request_end(s, image->request, DIP_END_FAILED, (enum dip_status)status, s->failure);
 }

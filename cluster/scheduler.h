@@ -115,7 +115,7 @@ enum dip_action_kind {
 };
 
 /* What an image goes back for. */
-enum dip_setback { DIP_SETBACK_LOST, DIP_SETBACK_HANDED_BACK };
+enum dip_setback { DIP_SETBACK_LOST, DIP_SETBACK_HANDED_BACK, DIP_SETBACK_DEVICE };
 
 struct dip_action {
     enum dip_action_kind kind;
@@ -144,7 +144,9 @@ struct dip_action {
  *   - a request that is_check is ADMITTED and ENDED as DONE in one go, or REFUSED;
  *   - DRAIN and LEAVING: no new work for this member; from address 0: for nobody, requests are
  *     refused; a member that joins again drains no more;
- *   - FAILED with BUSY, CANCELLED, STALE or UNREACHABLE hands the job back: it runs elsewhere.
+ *   - FAILED with BUSY, CANCELLED, STALE or UNREACHABLE hands the job back: it runs elsewhere;
+ *   - FAILED with DEVICE counts for its image like the loss of the member, and the member is set
+ *     aside; its other jobs go on unless it says the same of them.
  * now_ns never goes back. All actions of the message before must have been taken. */
 void dip_scheduler_feed(struct dip_scheduler *scheduler, int64_t now_ns,
                         const struct dip_message *message);

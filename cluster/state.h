@@ -344,6 +344,17 @@ void dip__on_relay(struct dip_scheduler *s, const struct dip_message *m);
 /* Members whose time aside is over. */
 void dip__asides_end(struct dip_scheduler *s);
 
+/* How a member went down, or its device did. */
+struct loss {
+    uint32_t member;
+    bool is_alone;           /* it had one job */
+    bool is_leaving;         /* it was expected to go */
+    const char *device_text; /* NULL, or what a member that lives says of its device */
+};
+
+/* The image has lost a member that it needs: it goes back, or its request ends. */
+void dip__image_hit(struct dip_scheduler *s, struct image *image, const struct loss *loss);
+
 /* Back to waiting: for the diffusion panel while its hinge is somewhere, else for the AR one. */
 void dip__image_requeue(struct dip_scheduler *s, struct image *image, bool is_hinge_lost);
 

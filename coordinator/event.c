@@ -348,12 +348,16 @@ static void on_retried(struct record *record, const struct dip_update *update)
 {
     Diptych__V1__Retried retried = DIPTYCH__V1__RETRIED__INIT;
     struct image_news *image = &record->images[update->image_index];
-    bool is_lost = update->setback == DIP_SETBACK_LOST;
+    static const char *const reasons[] = {
+        [DIP_SETBACK_LOST] = "a worker was lost",
+        [DIP_SETBACK_HANDED_BACK] = "a worker handed its work back",
+        [DIP_SETBACK_DEVICE] = "a worker's device failed",
+    };
     image->attempts++;
     if (image->attempts + 1 > record->attempts)
         record->attempts = image->attempts + 1;
     retried.attempt = (uint32_t)image->attempts + 1;
-    retried.reason = is_lost ? "a worker was lost" : "a worker handed its work back";
+    retried.reason = (char *)(uintptr_t)reasons[update->setback];
     retried.image_index = (uint32_t)update->image_index;
     keep(record, DIPTYCH__V1__EVENT__KIND_RETRIED, &retried);
     record->daemon->stats.replays[update->setback]++;

@@ -118,8 +118,8 @@ struct caller;
 DIP_MUST_USE enum dip_status dip__book_init(struct book *book, int record_count);
 void dip__book_deinit(struct book *book);
 
-/* The tenant's own; NULL when it is not known. Ids of different tenants have nothing to do with each
- * other. */
+/* The tenant's own; NULL when it is not known. Ids of different tenants have nothing to do with
+ * each other. */
 struct record *dip__record_find(const struct book *book, const char *tenant, const char *id);
 /* Anybody's, for who may see them all: the newest of that id. */
 struct record *dip__record_find_any(const struct book *book, const char *id);

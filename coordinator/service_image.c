@@ -96,8 +96,8 @@ static bool body_hash(const Diptych__V1__GenerateRequest *r, char ret_hex[DIP_SH
     return status == DIP_OK;
 }
 
-/* A request that names its id and leaves the seed open: the seed follows from both, so that it is the
- * same request wherever and however often it is sent. False: no memory. */
+/* A request that names its id and leaves the seed open: the seed follows from both, so that it is
+ * the same request wherever and however often it is sent. False: no memory. */
 static bool seed_from_id(const Diptych__V1__GenerateRequest *r, const char *tenant,
                          const char *body, struct ask *ask)
 {
@@ -112,7 +112,8 @@ static bool seed_from_id(const Diptych__V1__GenerateRequest *r, const char *tena
     return true;
 }
 
-/* A request of this id is known to this tenant: true when the call has been joined to it or refused. */
+/* A request of this id is known to this tenant: true when the call has been joined to it or
+ * refused. */
 static bool join(struct stream *stream, const struct caller *caller, const char *id,
                  const char *body)
 {

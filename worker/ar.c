@@ -30,7 +30,7 @@ void dip__worker_ar_command(struct dip_worker *w, struct dip_message *message)
         return;
     }
     if (w->is_device_dead || !w->ar || !job) {
-        dip__worker_fail(w, message->job_id, w->is_device_dead ? w->device_status : DIP_BUSY,
+        dip__worker_fail(w, message->job_id, w->is_device_dead ? DIP_DEVICE : DIP_BUSY,
                          w->is_device_dead ? "the device failed before"
                                            : "the worker has no slot for this job");
         return;

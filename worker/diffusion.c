@@ -119,7 +119,7 @@ void dip__worker_diffusion_command(struct dip_worker *w, struct dip_message *mes
     if (w->diffusion && !w->is_device_dead && !job)
         job = job_take(w, message->job_id);
     if (!job) {
-        dip__worker_fail(w, message->job_id, w->is_device_dead ? w->device_status : DIP_BUSY,
+        dip__worker_fail(w, message->job_id, w->is_device_dead ? DIP_DEVICE : DIP_BUSY,
                          w->is_device_dead ? "the device failed before"
                                            : "the worker has no slot for this job");
         return;

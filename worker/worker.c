@@ -149,6 +149,7 @@ void dip__worker_join(struct dip_worker *w)
     dip__worker_post(w, &message);
 }
 
+/* Whatever a step failed of, to its jobs it is the device: another one can do them. */
 static void jobs_fail(struct dip_worker *w)
 {
     char text[DIP_FAILURE_BYTES];
@@ -156,10 +157,10 @@ static void jobs_fail(struct dip_worker *w)
              dip_status_text(w->device_status));
     for (int i = 0; i < w->options.hinge_slots; i++)
         if (w->ar_jobs[i].id != 0)
-            dip__worker_fail(w, w->ar_jobs[i].id, w->device_status, text);
+            dip__worker_fail(w, w->ar_jobs[i].id, DIP_DEVICE, text);
     for (int i = 0; i < w->diffusion_job_count_max; i++)
         if (w->diffusion_jobs[i].id != 0)
-            dip__worker_fail(w, w->diffusion_jobs[i].id, w->device_status, text);
+            dip__worker_fail(w, w->diffusion_jobs[i].id, DIP_DEVICE, text);
 }
 
 void dip__worker_handle(struct dip_worker *w, struct dip_message *message)
@@ -270,8 +271,8 @@ static void turn(struct dip_worker *w)
     if (status) {
         w->is_device_dead = true;
         w->device_status = status;
-        jobs_fail(w);
         dip_flag_raise(&w->is_failed);
+        jobs_fail(w);
     }
     dip__worker_load_show(w);
 }

@@ -1,8 +1,11 @@
 /* tests/unit/embedded_cluster.c - a real coordinator and real workers in one process, joined by the
  * in-process transport: one worker with both panels, or an AR worker and a diffusion pool, or
- * workers that are taken away in mid-image. The pictures are the same bytes every time. */
+ * workers that are taken away in mid-image. The pictures are the same bytes every time.
+ *
+ * The engines' steps are wrapped by the linker, so that a device can die at a chosen step. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,7 +17,52 @@
 #include "base/clock.h"
 #include "base/mailbox.h"
 #include "coordinator/coordinator.h"
+#include "engine/engine.h"
 #include "worker/worker.h"
+
+/* ---- a device that dies ---- */
+
+static atomic_int steps_left;       /* of the panel under test; 0 = nobody dies */
+static _Atomic(const void *) dying; /* the engine whose device it was */
+
+static bool is_dead(const void *engine)
+{
+    if (atomic_load(&steps_left) > 0 && atomic_fetch_sub(&steps_left, 1) == 1)
+        atomic_store(&dying, engine);
+    return atomic_load(&dying) == engine;
+}
+
+static bool is_ar_dying; /* set while nothing runs */
+
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker wants these names */
+enum dip_status __real_dip_ar_engine_step(struct dip_ar_engine *engine, struct dip_ar_event *events,
+                                          int event_count_max, int *ret_event_count);
+enum dip_status __wrap_dip_ar_engine_step(struct dip_ar_engine *engine, struct dip_ar_event *events,
+                                          int event_count_max, int *ret_event_count);
+enum dip_status __real_dip_diffusion_engine_step(struct dip_diffusion_engine *engine,
+                                                 struct dip_diffusion_event *events,
+                                                 int event_count_max, int *ret_event_count);
+enum dip_status __wrap_dip_diffusion_engine_step(struct dip_diffusion_engine *engine,
+                                                 struct dip_diffusion_event *events,
+                                                 int event_count_max, int *ret_event_count);
+
+enum dip_status __wrap_dip_ar_engine_step(struct dip_ar_engine *engine, struct dip_ar_event *events,
+                                          int event_count_max, int *ret_event_count)
+{
+    if (is_ar_dying && is_dead(engine))
+        return DIP_DEVICE;
+    return __real_dip_ar_engine_step(engine, events, event_count_max, ret_event_count);
+}
+
+enum dip_status __wrap_dip_diffusion_engine_step(struct dip_diffusion_engine *engine,
+                                                 struct dip_diffusion_event *events,
+                                                 int event_count_max, int *ret_event_count)
+{
+    if (!is_ar_dying && is_dead(engine))
+        return DIP_DEVICE;
+    return __real_dip_diffusion_engine_step(engine, events, event_count_max, ret_event_count);
+}
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 enum { MEMBERS_MAX = 5, IMAGES = 6, STEPS = 40 };
 
@@ -32,10 +80,10 @@ struct run {
     struct dip_worker *workers[MEMBERS_MAX]; /* by address */
     struct dip_mailbox *marks;               /* struct mark: places to act at */
     struct picture pictures[IMAGES];
-    int retries;
+    int retries, device_failures;
 };
 
-enum mark_kind { MARK_TOKENS, MARK_STEPS, MARK_ENDED };
+enum mark_kind { MARK_TOKENS, MARK_STEPS, MARK_RETRIED, MARK_ENDED };
 struct mark {
     enum mark_kind kind;
     enum dip_status status;
@@ -65,6 +113,8 @@ static void on_update(void *context, const struct dip_update *update)
         break;
     case DIP_UPDATE_RETRIED:
         run->retries++;
+        run->device_failures += update->setback == DIP_SETBACK_DEVICE;
+        mark(run, MARK_RETRIED, DIP_OK);
         break;
     case DIP_UPDATE_ENDED:
         mark(run, MARK_ENDED, update->status);
@@ -260,6 +310,42 @@ static void a_lost_diffusion_worker_changes_no_byte(void **state)
     assert_expected(&run);
 }
 
+/* The process of a worker whose device has died ends; the transport says so. */
+static void device_loss(bool is_ar)
+{
+    struct run run;
+    uint64_t id;
+    run_begin(&run);
+    worker_add(&run, 1, is_ar ? DIP_ROLE_AR : DIP_ROLE_DIFFUSION, 2);
+    worker_add(&run, 2, is_ar ? DIP_ROLE_AR : DIP_ROLE_DIFFUSION, 2);
+    worker_add(&run, 3, is_ar ? DIP_ROLE_DIFFUSION : DIP_ROLE_AR, 2);
+    is_ar_dying = is_ar;
+    atomic_store(&dying, NULL);
+    atomic_store(&steps_left, 9);
+    submit(&run, &id);
+    wait_for(&run, MARK_RETRIED);
+    bool is_first = dip_worker_is_failed(run.workers[1]);
+    assert_true(is_first != dip_worker_is_failed(run.workers[2]));
+    assert_false(dip_worker_is_failed(run.workers[3]));
+    worker_lose(&run, is_first ? 1 : 2);
+    assert_int_equal(wait_for(&run, MARK_ENDED), DIP_OK);
+    run_end(&run);
+    assert_in_range(run.device_failures, 1, 3); /* its own two, and one that was on its way */
+    assert_expected(&run);
+}
+
+static void a_dead_device_of_the_ar_panel_changes_no_byte(void **state)
+{
+    (void)state;
+    device_loss(true);
+}
+
+static void a_dead_device_of_the_diffusion_panel_changes_no_byte(void **state)
+{
+    (void)state;
+    device_loss(false);
+}
+
 static void a_cancelled_request_ends_once_and_frees_its_slots(void **state)
 {
     (void)state;
@@ -313,6 +399,8 @@ int main(void)
         cmocka_unit_test(a_diffusion_pool_gives_the_same_bytes),
         cmocka_unit_test(a_lost_ar_worker_changes_no_byte),
         cmocka_unit_test(a_lost_diffusion_worker_changes_no_byte),
+        cmocka_unit_test(a_dead_device_of_the_ar_panel_changes_no_byte),
+        cmocka_unit_test(a_dead_device_of_the_diffusion_panel_changes_no_byte),
         cmocka_unit_test(a_cancelled_request_ends_once_and_frees_its_slots),
         cmocka_unit_test(stopping_ends_what_is_live),
         cmocka_unit_test(without_workers_requests_are_refused),

@@ -561,6 +561,15 @@ static void the_innocent_come_through(void **state)
     world_free(w);
 }
 
+static struct dip_message device_failed(uint32_t from, uint64_t job_id)
+{
+    return (struct dip_message){
+        .kind = DIP_MESSAGE_FAILED,
+        .from = from,
+        .job_id = job_id,
+        .as.failed = {.status = DIP_DEVICE, .text = "the cuda device failed"}};
+}
+
 static void a_job_handed_back_runs_elsewhere(void **state)
 {
     (void)state;
@@ -588,6 +597,54 @@ static void a_job_handed_back_runs_elsewhere(void **state)
     feed(w, failed); /* the job's own fault */
     assert_int_equal(find(w, DIP_ACTION_ENDED)->end, DIP_END_FAILED);
     assert_int_equal(find(w, DIP_ACTION_ENDED)->status, DIP_NO_MEMORY);
+    world_free(w);
+}
+
+/* A worker whose device dies under three images says so of each; it lives, and gets nothing more.
+ */
+static void a_dead_device_costs_its_images_a_replay(void **state)
+{
+    (void)state;
+    enum { IMAGES = 3 };
+    struct world *w = world_new(8, MEMBERS, 2);
+    uint64_t jobs[IMAGES];
+    join(w, 1, DIP_ROLE_AR | DIP_ROLE_DIFFUSION, IMAGES);
+    for (uint64_t id = 1; id <= IMAGES; id++) {
+        submit(w, id);
+        jobs[id - 1] = find(w, DIP_ACTION_AR)->job_id;
+    }
+    join(w, 2, DIP_ROLE_AR | DIP_ROLE_DIFFUSION, IMAGES);
+    for (int i = 0; i < IMAGES; i++) {
+        feed(w, device_failed(1, jobs[i]));
+        assert_int_equal(find(w, DIP_ACTION_RETRIED)->setback, DIP_SETBACK_DEVICE);
+        assert_int_equal(find(w, DIP_ACTION_AR)->member, 2);
+        assert_null(find(w, DIP_ACTION_ENDED));
+    }
+    assert_int_equal(dip_scheduler_member(w->s, 1).jobs, 0);
+    assert_int_equal(dip_scheduler_member(w->s, 2).ar_live, IMAGES);
+    feed(w, device_failed(1, jobs[0])); /* said twice */
+    assert_int_equal(w->count, 0);
+    world_free(w);
+}
+
+/* One that was alone on as many devices as it may take down is the reason. */
+static void what_takes_devices_down_ends(void **state)
+{
+    (void)state;
+    struct world *w = world_new(8, MEMBERS, 2);
+    join(w, 1, DIP_ROLE_AR | DIP_ROLE_DIFFUSION, 1);
+    join(w, 2, DIP_ROLE_AR | DIP_ROLE_DIFFUSION, 1);
+    join(w, 3, DIP_ROLE_AR | DIP_ROLE_DIFFUSION, 1);
+    submit(w, 1);
+    for (int i = 0; i < 2; i++) {
+        const struct dip_action *given = find(w, DIP_ACTION_AR);
+        assert_non_null(given);
+        feed(w, device_failed(given->member, given->job_id));
+    }
+    assert_null(find(w, DIP_ACTION_AR));
+    assert_int_equal(find(w, DIP_ACTION_ENDED)->end, DIP_END_FAILED);
+    assert_int_equal(find(w, DIP_ACTION_ENDED)->status, DIP_DEVICE);
+    assert_string_equal(find(w, DIP_ACTION_ENDED)->text, "the cuda device failed");
     world_free(w);
 }
 
@@ -695,6 +752,8 @@ int main(void)
         cmocka_unit_test(an_image_that_gets_further_is_innocent),
         cmocka_unit_test(the_innocent_come_through),
         cmocka_unit_test(a_job_handed_back_runs_elsewhere),
+        cmocka_unit_test(a_dead_device_costs_its_images_a_replay),
+        cmocka_unit_test(what_takes_devices_down_ends),
         cmocka_unit_test(handing_back_is_bounded),
         cmocka_unit_test(a_drained_member_finishes_and_says_so),
         cmocka_unit_test(near_the_end_a_slot_is_kept),

@@ -264,8 +264,7 @@ static void a_tenant_has_a_quota(void **state)
     dip_stub_hold(f.stub, false);
     WAIT_UNTIL(f.loop, b.closes);
     answer_free(&b);
-    ask_generate(&f, &request, &b); /* there is room again */
-    WAIT_UNTIL(f.loop, b.closes);
+    run_generate(&f, &request, &b); /* there is room again */
     assert_int_equal(b.code, DIP_RPC_OK);
 }
 
@@ -310,8 +309,7 @@ static void a_standby_names_the_leader(void **state)
     dip_coordinator_daemon_lead(f.daemon, 2);
     dip_stub_join(f.stub, f.daemon);
     answer_free(&a);
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     assert_int_equal(a.code, DIP_RPC_OK);
 }
 
@@ -367,8 +365,7 @@ static void a_deadline_ends_a_request(void **state)
     front_open(&f);
     dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     check_error(&a, DIP_REASON_DEADLINE);
     assert_int_equal(a.events[0].kind, DIPTYCH__V1__EVENT__KIND_ADMITTED);
     assert_int_equal(dip_stub_stats(f.stub).jobs, 0); /* the workers were told */
@@ -389,8 +386,7 @@ static void a_wait_has_a_limit_of_its_own(void **state)
     d.nanos = 300 * DIP_MS_NS;
     s.max_queue_time = &d;
     request.scheduling = &s;
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     check_error(&a, DIP_REASON_QUEUE_TIME);
     dip_stub_hold(f.stub, false);
     WAIT_UNTIL(f.loop, b.closes);
@@ -436,12 +432,25 @@ static void a_worker_that_cannot_is_our_bug(void **state)
 {
     (void)state;
     front_open(&f);
-    dip_stub_fail_next(f.stub, DIP_DEVICE);
+    dip_stub_fail_next(f.stub, DIP_CORRUPT);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.closes);
+    run_generate(&f, &request, &a);
     check_error(&a, DIP_REASON_BUG);
     assert_true(fact(&a, "error_id")[0] != '\0');
+}
+
+static void a_device_that_fails_costs_a_replay(void **state)
+{
+    (void)state;
+    front_open(&f);
+    dip_stub_fail_next(f.stub, DIP_DEVICE);
+    Diptych__V1__GenerateRequest request = a_request("");
+    run_generate(&f, &request, &a);
+    assert_int_equal(a.code, DIP_RPC_OK);
+    assert_true(a.files[0].is_right);
+    assert_int_equal(count_kind(&a, DIPTYCH__V1__EVENT__KIND_RETRIED), 1);
+    assert_int_equal(dip_stub_stats(f.stub).diffusion, 2);
+    assert_int_equal(dip_coordinator_daemon_stats(f.daemon)->replays, 1);
 }
 
 int main(void)
@@ -472,6 +481,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_takes_workers_down_is_not_tried_for_ever, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_worker_that_cannot_is_our_bug, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_device_that_fails_costs_a_replay, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
