@@ -36,6 +36,7 @@ enum row {
     IMAGES,
     PIXELS,
     REPLAYS,
+    ADOPTED,
     POISONED,
     IS_LEADER,
     EPOCH,
@@ -142,6 +143,10 @@ const struct dip_metric_row dip__coordinator_rows[] = {
                  COUNTER,
                  "Images that began again elsewhere.",
                  {"reason"}},
+    [ADOPTED] = {"diptych_adopted_total",
+                 COUNTER,
+                 "Parts of images taken over that workers held from a coordinator before.",
+                 {"stage"}},
     [POISONED] = {"diptych_poisoned_total",
                   COUNTER,
                   "Requests given up because they took workers down.",
@@ -373,6 +378,12 @@ static void put_work(struct dip_metrics *m, const struct dip_front_stats *stats,
                       (double)stats->replays[DIP_SETBACK_LOST]);
     dip_metrics_value(m, REPLAYS, (const char *const[]){"handed_back"},
                       (double)stats->replays[DIP_SETBACK_HANDED_BACK]);
+    dip_metrics_value(m, REPLAYS, (const char *const[]){"device"},
+                      (double)stats->replays[DIP_SETBACK_DEVICE]);
+    for (int i = 0; i < DIP_HELD_STAGE_COUNT; i++) {
+        const char *stage = dip_held_stage_name((enum dip_held_stage)i);
+        dip_metrics_value(m, ADOPTED, &stage, (double)stats->adopted[i]);
+    }
     dip_metrics_value(m, POISONED, NULL, (double)stats->failed[DIP_REASON_POISONED]);
 }
 

@@ -26,6 +26,11 @@ static void print_text(uint64_t seed, const struct dip_sim_result *r, int64_t to
            " drains; %" PRId64 " images went back, %" PRId64 " groups formed\n",
            r->crashes, r->cuts, r->pauses, r->hangs, r->breaks, r->duplicates, r->drains,
            r->retried, r->groups_formed);
+    printf("  takeovers %" PRId64 " leaders followed another; adopted", r->leaders);
+    for (int i = 0; i < DIP_HELD_STAGE_COUNT; i++)
+        printf("%s %" PRId64 " %s", i > 0 ? "," : "", r->adopted[i],
+               dip_held_stage_name((enum dip_held_stage)i));
+    printf("; %" PRId64 " pictures made\n", r->painted);
     if (r->failure[0])
         printf("  BROKEN    %s\n", r->failure);
 }
@@ -52,7 +57,13 @@ static void put_result(struct json_writer *w, uint64_t seed, const struct dip_si
                    {"broken_streams", r->breaks},
                    {"duplicates", r->duplicates},
                    {"drains", r->drains},
-                   {"groups_formed", r->groups_formed}};
+                   {"groups_formed", r->groups_formed},
+                   {"leaders", r->leaders},
+                   {"adopted_tokens", r->adopted[DIP_HELD_TOKENS]},
+                   {"adopted_hinges", r->adopted[DIP_HELD_HINGE]},
+                   {"adopted_steps", r->adopted[DIP_HELD_STEPS]},
+                   {"adopted_pictures", r->adopted[DIP_HELD_PICTURE]},
+                   {"painted", r->painted}};
     dip__json_open(w, NULL, '{');
     dip__json_uint(w, "seed", seed);
     dip__json_string(w, "hash", hash);

@@ -114,7 +114,8 @@ void dip__generation_update(void *generation, const struct dip_update *update)
     case DIP_UPDATE_ADMITTED:
         on_admitted(g, update);
         break;
-    case DIP_UPDATE_QUEUE: /* the queue of one process holds one request */
+    case DIP_UPDATE_QUEUE:   /* the queue of one process holds one request */
+    case DIP_UPDATE_ADOPTED: /* and there was nobody before */
         break;
     case DIP_UPDATE_PROGRESS:
         on_progress(g, update);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cluster/groups.h"
+#include "cluster/held.h"
 #include "cluster/job.h"
 #include "cluster/membership.h"
 #include "cluster/scheduler.h"

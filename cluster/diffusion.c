@@ -74,7 +74,7 @@ void dip__on_image(struct dip_scheduler *s, const struct dip_message *m)
     image->timings.total_ns = s->now_ns - request->submitted_ns;
     struct dip_action *action = dip__action_push(s, DIP_ACTION_IMAGE, image);
     action->timings = image->timings;
-    action->done = image->token_count;
+    action->done = image->drawn_count > 0 ? image->drawn_count : image->token_count;
     member_measure(s, image, picture);
     dip__image_finish(s, image);
     if (++request->images_done == request->image_count)

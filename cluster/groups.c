@@ -86,9 +86,9 @@ static void on_lost(struct dip_groups *g, uint32_t member)
 
 static void on_appeared(struct dip_groups *g, const struct dip_message *m)
 {
-    if (m->as.appeared.bytes != sizeof(struct dip_member_facts))
+    if (m->as.appeared.facts.bytes != sizeof(struct dip_member_facts))
         return;
-    const struct dip_member_facts *facts = m->as.appeared.data;
+    const struct dip_member_facts *facts = m->as.appeared.facts.data;
     on_lost(g, m->from); /* of whom the address was before */
     if (!(facts->roles & DIP_ROLE_AR))
         return;

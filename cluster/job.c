@@ -23,10 +23,26 @@ const char *dip_stage_name(enum dip_stage stage)
     return (unsigned)stage < DIP_STAGE_COUNT ? names[stage] : "?";
 }
 
+const char *dip_held_stage_name(enum dip_held_stage stage)
+{
+    static const char *const names[] = {
+#define DIP_HELD_STAGE_NAME(name, text) text,
+        DIP_HELD_STAGE_LIST(DIP_HELD_STAGE_NAME)
+#undef DIP_HELD_STAGE_NAME
+    };
+    return (unsigned)stage < DIP_HELD_STAGE_COUNT ? names[stage] : "?";
+}
+
 static void payload_free(struct dip_payload *payload)
 {
     free(payload->data);
     *payload = (struct dip_payload){0};
+}
+
+static void held_free(struct dip_message_held *held)
+{
+    payload_free(&held->entries);
+    payload_free(&held->ids);
 }
 
 void dip_message_release(struct dip_message *message)
@@ -44,7 +60,14 @@ void dip_message_release(struct dip_message *message)
         payload_free(&message->as.hinge.hidden);
         break;
     case DIP_MESSAGE_APPEARED:
-        payload_free(&message->as.appeared);
+        payload_free(&message->as.appeared.facts);
+        held_free(&message->as.appeared.held);
+        break;
+    case DIP_MESSAGE_HELD:
+        held_free(&message->as.held);
+        break;
+    case DIP_MESSAGE_RESET:
+        held_free(&message->as.reset.held);
         break;
     case DIP_MESSAGE_PREVIEW:
     case DIP_MESSAGE_IMAGE:

@@ -11,6 +11,11 @@
  *     | <-- CONDITIONED, STEP, DECODED, IMAGE - other worker: samples and decodes
  *     |-- RELEASE ----------------------> forgets the job: finished, or nobody wants it any more
  *
+ * A worker whose coordinator is gone holds what it has (HELD), and the next one may take it over:
+ *
+ *     | <-- APPEARED, with what is held --|
+ *     |-- ADOPT ------------------------> goes on, and says again what it has said of the job
+ *
  * Messages are plain structs that cross a transport by value. Memory that a payload points to comes
  * from malloc, belongs to the message and moves with it. Job ids are never used twice, so an event
  * of a job that was given up is recognised and ignored. Letters: H hidden size, c latent channels,
@@ -43,6 +48,16 @@ struct dip_job_params {
     enum dip_job_preview preview;
     int32_t preview_every; /* steps from one preview to the next; 0 = none */
     bool is_traced;        /* send TRACE messages */
+};
+
+/* Of what request a job is a part: for logs, and to be known again by another coordinator. */
+enum { DIP_REQUEST_ID_BYTES = 65, DIP_TRACEPARENT_BYTES = 56, DIP_DIGEST_BYTES = 32 };
+struct dip_job_origin {
+    char request_id[DIP_REQUEST_ID_BYTES];
+    char traceparent[DIP_TRACEPARENT_BYTES]; /* W3C trace context; "" = none */
+    /* SHA-256 of tenant, request id, model, prompt ids and parameters: equal digests mean that the
+     * same was asked by the same. All zero = nobody will ask again. */
+    unsigned char digest[DIP_DIGEST_BYTES];
 };
 
 /* Order in which a queue is served; waiting raises a request. */
@@ -102,6 +117,7 @@ enum {
     X(HAND_OVER)                                                                                   \
     X(DIFFUSION)                                                                                   \
     X(RELEASE)                                                                                     \
+    X(ADOPT)                                                                                       \
     X(RESET)                                                                                       \
     X(DRAIN)                                                                                       \
     X(UNDRAIN)                                                                                     \
@@ -111,6 +127,7 @@ enum {
     X(HINGE)                                                                                       \
     X(APPEARED)                                                                                    \
     X(JOINED)                                                                                      \
+    X(HELD)                                                                                        \
     X(HEARTBEAT)                                                                                   \
     X(LEAVING)                                                                                     \
     X(LOST)                                                                                        \
@@ -135,6 +152,56 @@ enum dip_message_kind {
         DIP_MESSAGE_COUNT
 };
 
+/* How far work is that a worker holds since its coordinator went: nobody has asked for it yet. */
+#define DIP_HELD_STAGE_LIST(X)                                                                     \
+    X(TOKENS, "tokens")   /* the AR panel draws */                                                 \
+    X(HINGE, "hinge")     /* all is drawn, the hinge is kept */                                    \
+    X(STEPS, "steps")     /* the diffusion panel samples */                                        \
+    X(PICTURE, "picture") /* the file is made */
+
+enum dip_held_stage {
+#define DIP_HELD_STAGE_ENUM(name, text) DIP_HELD_##name,
+    DIP_HELD_STAGE_LIST(DIP_HELD_STAGE_ENUM)
+#undef DIP_HELD_STAGE_ENUM
+        DIP_HELD_STAGE_COUNT
+};
+const char *dip_held_stage_name(enum dip_held_stage stage);
+
+/* HELD, and with it APPEARED: a list of such work. What is beyond the limits is not told. */
+enum { DIP_HELD_MAX = 512, DIP_HELD_IDS_MAX = 1 << 18 /* of all entries together */ };
+struct dip_held {
+    uint64_t epoch, job_id; /* under which it was given out */
+    char request_id[DIP_REQUEST_ID_BYTES];
+    unsigned char digest[DIP_DIGEST_BYTES];
+    uint32_t image_index;
+    enum dip_held_stage stage;
+    int32_t done;               /* tokens, or steps */
+    int32_t token_count;        /* drawn in all, as far as that is known there */
+    int32_t id_first, id_count; /* of the tokens, among the list's ids */
+    int64_t left_ns;            /* it is kept for so long */
+};
+struct dip_message_held {
+    struct dip_payload entries; /* struct dip_held [] */
+    struct dip_payload ids;     /* i32 of all entries */
+};
+
+/* ADOPT: a held job goes on under message.job_id; 0 = nobody wants it, forget it. */
+struct dip_message_adopt {
+    uint64_t held_epoch, held_job_id;
+};
+
+/* The same to the scheduler, about an image of a request that it has. */
+struct dip_offer {
+    uint64_t request_id; /* JOINED only: of whom */
+    uint32_t member;
+    int32_t image_index;
+    enum dip_held_stage stage;
+    int32_t done, token_count;
+    const int32_t *ids; /* [id_count], the first of its tokens; not owned */
+    int32_t id_count;
+    uint64_t held_epoch, held_job_id;
+};
+
 /* SUBMIT: the part of a request that the scheduler needs. */
 struct dip_message_submit {
     int32_t image_count, token_count, step_count;
@@ -146,17 +213,21 @@ struct dip_message_submit {
     int64_t deadline_ns; /* coordinator's clock; 0 = none */
     int64_t begin_by_ns; /* a worker must have begun by then; 0 = the deadline alone counts */
     bool is_check;       /* say what would be admitted, run nothing */
-    void *client;        /* the coordinator's own record; the scheduler never looks at it */
+    const struct dip_offer *offers; /* [offer_count] held parts of it; not owned */
+    int32_t offer_count;
+    void *client; /* the coordinator's own record; the scheduler never looks at it */
 };
 
 struct dip_message_ar {
     struct dip_job_params params;
+    struct dip_job_origin origin;
     struct dip_payload prompt_ids; /* i32 */
     struct dip_payload forced_ids; /* i32: injected, or drawn before the job came here */
 };
 
 struct dip_message_diffusion {
     struct dip_job_params params;
+    struct dip_job_origin origin;
     struct dip_payload hidden; /* f32 [rows, H] when the client brought it; else a HINGE follows */
     struct dip_payload noise;  /* f32 [c, h, w] or none */
 };
@@ -181,6 +252,20 @@ struct dip_member_facts {
     char device[64];
     uint64_t incarnation;
     uint32_t roles;
+    uint32_t protocol; /* that both sides speak; set by who reads the hello */
+};
+
+/* APPEARED. */
+struct dip_message_appeared {
+    struct dip_payload facts;     /* one struct dip_member_facts */
+    struct dip_message_held held; /* from before */
+};
+
+/* RESET, down: the stream has ended that ran under this epoch. Up: the answer, with what is held.
+ */
+struct dip_message_reset {
+    uint64_t epoch;
+    struct dip_message_held held;
 };
 
 /* What a worker's device thread shows to the thread that sends its heartbeats. */
@@ -233,6 +318,8 @@ struct dip_message_joined {
     int32_t hinge_slots; /* hinges kept, those being drawn included */
     int32_t diffusion_slots;
     char fingerprint[DIP_FINGERPRINT_BYTES];
+    const struct dip_offer *offers; /* [offer_count] what it holds of live requests; not owned */
+    int32_t offer_count;
 };
 
 /* ids[0 .. count) are the image tokens first .. first + count - 1. */
@@ -283,7 +370,10 @@ struct dip_message {
         struct dip_message_diffusion diffusion;
         struct dip_message_hand_over hand_over;
         struct dip_message_hinge hinge;
-        struct dip_payload appeared; /* one struct dip_member_facts */
+        struct dip_message_adopt adopt;
+        struct dip_message_reset reset;
+        struct dip_message_held held;
+        struct dip_message_appeared appeared;
         struct dip_message_joined joined;
         struct dip_message_heartbeat heartbeat;
         struct dip_message_grace grace;

@@ -37,7 +37,8 @@ static void count_roles(struct dip_scheduler *s, const struct member *member, in
     }
 }
 
-/* A member that joins again has restarted: what it was doing is gone. */
+/* A member that joins again has restarted, or was cut off: what it was doing is gone, unless it
+ * still holds it and offers it. */
 void dip__on_joined(struct dip_scheduler *s, const struct dip_message *m)
 {
     struct member *member = &s->members[m->from];
@@ -51,6 +52,11 @@ void dip__on_joined(struct dip_scheduler *s, const struct dip_message *m)
                               .diffusion_slots = clamp_slots(joined->diffusion_slots)};
     count_roles(s, member, 1);
     dip__member_settle(s, member);
+    for (int i = 0; i < joined->offer_count; i++) {
+        const struct request *request = dip__request_find(s, joined->offers[i].request_id);
+        if (request)
+            dip__offers_take(s, request, &joined->offers[i], 1);
+    }
 }
 
 void dip__image_requeue(struct dip_scheduler *s, struct image *image, bool is_hinge_lost)

@@ -7,7 +7,7 @@
 #include "cluster/state.h"
 
 /* The wait that counts as the queue's is the first one. */
-static void note_started(struct dip_scheduler *s, struct image *image)
+void dip__image_start(struct dip_scheduler *s, struct image *image)
 {
     if (image->is_started)
         return;
@@ -19,7 +19,7 @@ static void note_started(struct dip_scheduler *s, struct image *image)
 
 static void ar_start(struct dip_scheduler *s, struct image *image, uint32_t address)
 {
-    note_started(s, image);
+    dip__image_start(s, image);
     dip__image_take_ar(s, image, address);
     struct dip_action *action = dip__action_push(s, DIP_ACTION_AR, image);
     action->member = address;
@@ -31,7 +31,7 @@ static void ar_start(struct dip_scheduler *s, struct image *image, uint32_t addr
 
 void dip__diffusion_start(struct dip_scheduler *s, struct image *image, uint32_t address)
 {
-    note_started(s, image);
+    dip__image_start(s, image);
     dip__image_take_diffusion(s, image, address);
     struct dip_action *action = dip__action_push(s, DIP_ACTION_DIFFUSION, image);
     action->member = address;

@@ -239,6 +239,7 @@ void dip__on_submit(struct dip_scheduler *s, const struct dip_message *m)
     request->told_start_ns = estimate.start_ns;
     dip__list_push(s, LIST_WAITING, request);
     dip__list_push(s, LIST_NEWS, request);
+    dip__offers_take(s, request, submit->offers, submit->offer_count);
 }
 
 /* ---- begin and end ---- */

@@ -100,6 +100,7 @@ enum dip_action_kind {
     DIP_ACTION_AR,        /* job_id, request_id, image_index, forced_ids */
     DIP_ACTION_HAND_OVER, /* job_id, to_member, to_job_id */
     DIP_ACTION_DIFFUSION, /* job_id, request_id, image_index */
+    DIP_ACTION_ADOPT,     /* job_id, request_id, image_index, held_stage, held_epoch, held_job_id */
     DIP_ACTION_RELEASE,   /* job_id */
     /* news for the client of `request_id` */
     DIP_ACTION_ADMITTED, /* total = images ahead of its first, start_ns, finish_ns */
@@ -115,7 +116,12 @@ enum dip_action_kind {
 };
 
 /* What an image goes back for. */
-enum dip_setback { DIP_SETBACK_LOST, DIP_SETBACK_HANDED_BACK, DIP_SETBACK_DEVICE };
+enum dip_setback {
+    DIP_SETBACK_LOST,
+    DIP_SETBACK_HANDED_BACK,
+    DIP_SETBACK_DEVICE,
+    DIP_SETBACK_COUNT
+};
 
 struct dip_action {
     enum dip_action_kind kind;
@@ -125,6 +131,8 @@ struct dip_action {
     int image_index; /* within its request */
     uint32_t to_member;
     uint64_t to_job_id;
+    enum dip_held_stage held_stage;
+    uint64_t held_epoch, held_job_id;
     const int32_t *forced_ids; /* [forced_count], valid until the next feed */
     int forced_count;
     enum dip_stage stage;
@@ -139,7 +147,10 @@ struct dip_action {
     const char *text; /* never NULL; valid until the next feed */
 };
 
-/* Takes one message that came at now_ns: SUBMIT, CANCEL, TICK, any event of a worker, or JOINED,
+/* Held work comes as offers with SUBMIT and with JOINED (cluster/held.h): an image that is further
+ * there than here goes on there, under a new job.
+ *
+ * Takes one message that came at now_ns: SUBMIT, CANCEL, TICK, any event of a worker, or JOINED,
  * LOST, LEAVING, DRAIN, UNDRAIN, GROUP_LOST about the member `from`; others are ignored.
  *   - a request that is_check is ADMITTED and ENDED as DONE in one go, or REFUSED;
  *   - DRAIN and LEAVING: no new work for this member; from address 0: for nobody, requests are

@@ -159,9 +159,14 @@ static void deliver_up(struct sim *s, const struct sim_event *event)
         return; /* of a stream that has ended */
     s->result.messages++;
     struct dip_member_facts facts = {.roles = s->workers[event->worker].roles};
+    struct sim_held_list held;
     if (message.m.kind == DIP_MESSAGE_APPEARED) {
+        dip__sim_held_list(s, event->worker, &held);
+        message.m.as.appeared.held = (struct dip_message_held){
+            .entries = {held.entries, (size_t)held.count * sizeof held.entries[0]},
+            .ids = {held.ids, (size_t)held.id_count * sizeof held.ids[0]}};
         snprintf(facts.host_id, sizeof facts.host_id, "host-%u", event->worker / 4);
-        message.m.as.appeared = (struct dip_payload){&facts, sizeof facts};
+        message.m.as.appeared.facts = (struct dip_payload){&facts, sizeof facts};
     }
     dip__sim_hear(s, event->worker, &message.m);
 }
@@ -265,6 +270,12 @@ static void event_happen(struct sim *s, const struct sim_event *event)
     case SIM_FAULT:
         dip__sim_fault(s);
         break;
+    case SIM_LEADER:
+        dip__sim_leader_change(s);
+        break;
+    case SIM_AGAIN:
+        dip__sim_request_again(s, event->id);
+        break;
     }
 }
 
@@ -282,8 +293,9 @@ static void check_end(struct sim *s)
         if (member.jobs != 0 || member.ar_live != 0 || member.diffusion_live != 0 ||
             member.backlog_steps != 0)
             dip__sim_fail(s, "the scheduler keeps %d jobs of worker %d", member.jobs, i);
-        if (s->workers[i].job_count != 0)
-            dip__sim_fail(s, "worker %d keeps %d jobs", i, s->workers[i].job_count);
+        int jobs = dip__sim_count_stages(&s->workers[i], SIM_JOB_PREFILL, SIM_JOB_ENCODE);
+        if (jobs != 0)
+            dip__sim_fail(s, "worker %d keeps %d jobs", i, jobs);
     }
 }
 
@@ -306,33 +318,6 @@ static void loop(struct sim *s)
 
 /* ---- begin and end ---- */
 
-static enum dip_status machines_new(struct sim *s)
-{
-    int workers = s->options.workers;
-    s->attempts = 2 + (int)dip__sim_draw(s, 2);
-    int images = 4 * workers > 2000 ? 4 * workers : 2000;
-    struct dip_scheduler_limits limits = {.request_count_max = images,
-                                          .image_count_max = images,
-                                          .member_count_max = workers + 1,
-                                          .token_count_max = SIM_TOKENS_MAX,
-                                          .attempt_count_max = s->attempts,
-                                          .tenant_count_max = 8};
-    if (s->options.seed % 2 ==
-        1) /* not drawn: the histories of the other seeds stay as they were */
-        limits.hold_ns = (int64_t)(1 + s->options.seed / 2 % 10) * DIP_SECOND_NS;
-    DIP_TRY(dip_scheduler_new(&limits, &s->scheduler));
-    if (s->degree == 1)
-        return DIP_OK;
-    struct dip_groups_options groups = {.member_count_max = workers + 1,
-                                        .degree = s->degree,
-                                        .allow_smaller = true,
-                                        .epoch_first = 1000,
-                                        .prepare_timeout_ns = 5 * DIP_SECOND_NS,
-                                        .form_timeout_ns = 10 * DIP_SECOND_NS,
-                                        .grace_ns = 5 * DIP_SECOND_NS};
-    return dip_groups_new(&groups, &s->groups);
-}
-
 static enum dip_status world_new(struct sim *s)
 {
     s->workers = calloc((size_t)s->options.workers, sizeof *s->workers);
@@ -342,7 +327,8 @@ static enum dip_status world_new(struct sim *s)
     s->degree = s->options.degree;
     if (s->degree == 0)
         s->degree = 1 << dip__sim_draw(s, 3);
-    DIP_TRY(machines_new(s));
+    s->attempts = 2 + (int)dip__sim_draw(s, 2);
+    DIP_TRY(dip__sim_machines_new(s));
     dip__sim_faults_init(s);
     for (uint32_t i = 0; i < (uint32_t)s->options.workers; i++) {
         dip__sim_worker_init(s, i);
@@ -380,6 +366,7 @@ enum dip_status dip_sim_run(const struct dip_sim_options *options,
         *ret_result = s->result;
     dip_scheduler_free(s->scheduler);
     dip_groups_free(s->groups);
+    dip_held_book_free(s->held);
     free(s->heap);
     free(s->messages);
     free(s->workers);

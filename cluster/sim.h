@@ -1,16 +1,18 @@
 /* cluster/sim.h - a whole cluster in simulated time: one seed, one history.
  *
  * The real scheduler and the real forming of groups, driven by workers, links and clients that are
- * played. Links delay, duplicate, break and are cut in one direction or both; workers crash,
- * restart, hang, pause, slow down, leave, report with clocks that run wrong, and die of poisoned
- * requests. Every seed turns some kinds of trouble off. When the last request has been sent the
- * world becomes kind, and from then on an end is owed to everybody.
+ * played. Coordinators are followed by others, whom the clients ask again and whom the workers
+ * offer what they hold. Links delay, duplicate, break and are cut in one direction or both; workers
+ * crash, restart, hang, pause, slow down, leave, report with clocks that run wrong, and die of
+ * poisoned requests. Every seed turns some kinds of trouble off. When the last request has been
+ * sent the world becomes kind, and from then on an end is owed to everybody.
  *
  * Checked after every event:
  *   - an admitted request ends exactly once, DONE only with all of its images, and not later than a
  *     second after its deadline; a refused one was never begun;
  *   - no worker is given more jobs than it has slots, by its own count and by the scheduler's;
  *   - a replay begins with the tokens that were drawn;
+ *   - nothing is made whose picture a worker is known to hold;
  *   - a poisoned image takes down two workers more than it may at most: one that tells it from its
  *     company, one that was asked to leave before its death was noticed;
  *   - no worker hears of an older group after a newer one, and no step is taken by ranks of
@@ -40,7 +42,10 @@ struct dip_sim_result {
     int64_t simulated_ns;
     int64_t admitted, refused, images;
     int64_t ended[DIP_END_COUNT];
-    int64_t retried; /* images that went back */
+    int64_t retried;                       /* images that went back */
+    int64_t leaders;                       /* that came after the first */
+    int64_t adopted[DIP_HELD_STAGE_COUNT]; /* taken over */
+    int64_t painted;                       /* pictures that workers made */
     int64_t crashes, cuts, pauses, hangs, breaks, duplicates, drains, groups_formed;
     int64_t wait_ns_max;
     char failure[256]; /* empty, or which promise was broken, when */

@@ -11,6 +11,29 @@ void dip__sim_shape(uint64_t id, int *ret_tokens, int *ret_steps, bool *ret_has_
     *ret_has_hidden = (x >> 16) % 16 == 0;
 }
 
+/* The leader before has not ended it: the client asks the one of now, if there is time left. */
+void dip__sim_request_again(struct sim *s, uint64_t id)
+{
+    struct sim_request *request = &s->requests[id - 1];
+    struct dip_message m = {.kind = DIP_MESSAGE_SUBMIT, .request_id = id};
+    struct dip_message_submit *submit = &m.as.submit;
+    int tokens = 0, steps = 0;
+    if (!request->is_away)
+        return;
+    request->is_away = false;
+    if (request->deadline_ms > 0 && s->now_ns / DIP_MS_NS >= request->deadline_ms) {
+        request->state = SIM_REQUEST_OVER;
+        return;
+    }
+    dip__sim_shape(id, &tokens, &steps, &submit->has_hidden);
+    submit->token_count = tokens;
+    submit->step_count = steps;
+    submit->image_count = request->images;
+    submit->priority = DIP_PRIORITY_STANDARD;
+    submit->deadline_ns = request->deadline_ms * (int64_t)DIP_MS_NS;
+    dip__sim_submit(s, &m);
+}
+
 static void request_make(struct sim *s, struct dip_message *m, struct sim_request *request)
 {
     struct dip_message_submit *submit = &m->as.submit;
@@ -58,6 +81,11 @@ void dip__sim_request_send(struct sim *s)
 
 void dip__sim_request_cancel(struct sim *s, uint64_t id)
 {
+    if (s->requests[id - 1].is_away) {
+        s->requests[id - 1].is_away = false;
+        s->requests[id - 1].state = SIM_REQUEST_OVER; /* it does not come back */
+        return;
+    }
     dip__sim_submit(s, &(struct dip_message){.kind = DIP_MESSAGE_CANCEL, .request_id = id});
     if (s->requests[id - 1].state != SIM_REQUEST_OVER)
         dip__sim_fail(s, "request %llu was cancelled and goes on", (unsigned long long)id);

@@ -5,11 +5,19 @@
 #include "base/assert.h"
 #include "cluster/sim_state.h"
 
+enum { FOUND_MAX = 256 };
+
 #define WAIT_NS_LONGEST (3600 * DIP_SECOND_NS)
 
 int32_t dip__sim_token(uint64_t request_id, int image_index, int position)
 {
     return (int32_t)((request_id * 31 + (uint64_t)image_index * 7 + (uint64_t)position) & 0xffff);
+}
+
+void dip__sim_digest(uint64_t request_id, unsigned char ret_digest[DIP_DIGEST_BYTES])
+{
+    memset(ret_digest, 0, DIP_DIGEST_BYTES);
+    memcpy(ret_digest, &request_id, sizeof request_id);
 }
 
 static void hash_add(struct sim *s, uint64_t word)
@@ -120,6 +128,22 @@ static void check_books(struct sim *s, uint32_t member)
                       stats.hinges, stats.diffusion_live);
 }
 
+/* What is known to be made is not made again. */
+static void check_not_made(struct sim *s, const struct dip_action *a)
+{
+    unsigned char digest[DIP_DIGEST_BYTES];
+    struct dip_held_entry found[FOUND_MAX];
+    dip__sim_digest(a->request_id, digest);
+    int count = dip_held_book_find(s->held, s->now_ns, digest, found, FOUND_MAX);
+    for (int i = 0; i < count; i++) {
+        const struct dip_offer *o = &found[i].offer;
+        if (o->stage == DIP_HELD_PICTURE && o->image_index == a->image_index &&
+            dip_scheduler_member(s->scheduler, o->member).is_alive)
+            dip__sim_fail(s, "request %llu: image %d is made again, worker %u has it",
+                          (unsigned long long)a->request_id, a->image_index, o->member - 1);
+    }
+}
+
 static void command(struct sim *s, const struct dip_action *a)
 {
     struct sim_message message = {.m = {.job_id = a->job_id}, .request_id = a->request_id};
@@ -130,6 +154,7 @@ static void command(struct sim *s, const struct dip_action *a)
             dip__sim_fail(s, "request %llu runs in state %d", (unsigned long long)a->request_id,
                           request->state);
         check_books(s, a->member);
+        check_not_made(s, a);
         dip__sim_shape(a->request_id, &message.token_count, &message.step_count,
                        &message.has_hidden);
     }
@@ -152,6 +177,15 @@ static void command(struct sim *s, const struct dip_action *a)
     case DIP_ACTION_DIFFUSION:
         message.m.kind = DIP_MESSAGE_DIFFUSION;
         break;
+    case DIP_ACTION_ADOPT:
+        message.m.kind = DIP_MESSAGE_ADOPT;
+        message.m.as.adopt.held_epoch = a->held_epoch;
+        message.m.as.adopt.held_job_id = a->held_job_id;
+        s->result.adopted[a->held_stage]++;
+        check_books(s, a->member);
+        if (!dip_held_book_drop(s->held, a->member, a->held_epoch, a->held_job_id))
+            dip__sim_fail(s, "worker %u is asked for what it has not offered", a->member - 1);
+        break;
     default:
         message.m.kind = DIP_MESSAGE_RELEASE;
         break;
@@ -159,7 +193,7 @@ static void command(struct sim *s, const struct dip_action *a)
     dip__sim_send_down(s, a->member - 1, &message);
 }
 
-static void schedule(struct sim *s, const struct dip_message *m)
+static void feed(struct sim *s, const struct dip_message *m)
 {
     s->result.decisions++;
     dip_scheduler_feed(s->scheduler, s->now_ns, m);
@@ -173,6 +207,64 @@ static void schedule(struct sim *s, const struct dip_message *m)
         else if (s->workers[action.member - 1].is_leaving)
             dip__sim_crash(s, action.member - 1); /* it has nothing left: it goes */
     }
+}
+
+/* ---- what workers hold: as coordinator/takeover.c does it ---- */
+
+static bool is_live(const struct sim *s, const unsigned char digest[DIP_DIGEST_BYTES],
+                    uint64_t *ret_id)
+{
+    memcpy(ret_id, digest, sizeof *ret_id);
+    return s->requests[*ret_id - 1].state == SIM_REQUEST_ADMITTED;
+}
+
+static void settle(struct sim *s, const struct dip_held_entry *found, int count)
+{
+    for (int i = 0; i < count; i++) {
+        const struct dip_offer *o = &found[i].offer;
+        uint64_t id;
+        bool is_for_later = !is_live(s, found[i].digest, &id) && o->held_epoch != s->leader;
+        if (is_for_later || !dip_scheduler_member(s->scheduler, o->member).is_alive ||
+            !dip_held_book_drop(s->held, o->member, o->held_epoch, o->held_job_id))
+            continue;
+        struct sim_message forget = {.m = {.kind = DIP_MESSAGE_ADOPT}};
+        forget.m.as.adopt.held_epoch = o->held_epoch;
+        forget.m.as.adopt.held_job_id = o->held_job_id;
+        dip__sim_send_down(s, o->member - 1, &forget);
+    }
+}
+
+static void schedule(struct sim *s, const struct dip_message *said)
+{
+    struct dip_message m = *said;
+    struct dip_held_entry found[FOUND_MAX];
+    struct dip_offer offers[FOUND_MAX];
+    unsigned char digest[DIP_DIGEST_BYTES];
+    int found_count = 0, count = 0;
+    uint64_t id = m.request_id;
+    if (m.kind == DIP_MESSAGE_APPEARED)
+        dip_held_book_take(s->held, s->now_ns, m.from, &m.as.appeared.held);
+    if (m.kind == DIP_MESSAGE_LOST)
+        dip_held_book_lose(s->held, m.from);
+    if (m.kind == DIP_MESSAGE_SUBMIT && !m.as.submit.is_check) {
+        dip__sim_digest(id, digest);
+        found_count = dip_held_book_find(s->held, s->now_ns, digest, found, FOUND_MAX);
+        for (; count < found_count; count++)
+            offers[count] = found[count].offer;
+        m.as.submit.offers = offers;
+        m.as.submit.offer_count = count;
+    } else if (m.kind == DIP_MESSAGE_JOINED) {
+        found_count = dip_held_book_of(s->held, s->now_ns, m.from, found, FOUND_MAX);
+        for (int i = 0; i < found_count; i++) {
+            offers[count] = found[i].offer;
+            if (is_live(s, found[i].digest, &offers[count].request_id))
+                count++;
+        }
+        m.as.joined.offers = offers;
+        m.as.joined.offer_count = count;
+    }
+    feed(s, &m);
+    settle(s, found, found_count);
 }
 
 /* ---- groups ---- */

@@ -17,6 +17,11 @@ void dip__sim_faults_init(struct sim *s)
     s->duplicate_ppm = dip__sim_chance(s, 500000) ? 20000 : 0;
     s->break_ppm = dip__sim_chance(s, 500000) ? (int)dip__sim_draw(s, 1000) : 0;
     s->refuse_ppm = dip__sim_chance(s, 500000) ? 3000 : 0;
+    if (dip__sim_chance(s, 500000)) {
+        s->leader_interval_ns = 3 * DIP_SECOND_NS + (int64_t)dip__sim_draw(s, 20 * DIP_SECOND_NS);
+        dip__sim_push(s, (struct sim_event){
+                             .kind = SIM_LEADER, .at_ns = s->leader_interval_ns, .message = -1});
+    }
     /* Every worker is thought of once in five seconds to a minute. */
     int64_t each_ns = 5 * DIP_SECOND_NS + (int64_t)dip__sim_draw(s, 55 * DIP_SECOND_NS);
     s->fault_interval_ns = each_ns / s->options.workers;

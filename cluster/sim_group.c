@@ -37,7 +37,7 @@ static void form(struct sim *s, uint32_t worker, const struct sim_message *m)
     if (command->epoch <= w->epoch_joined)
         dip__sim_fail(s, "worker %u joins group epoch %llu twice", worker,
                       (unsigned long long)command->epoch);
-    dip__sim_worker_reset(w);
+    dip__sim_part(w);
     w->epoch = w->epoch_joined = command->epoch;
     w->rank = command->rank;
     w->size = command->size;
@@ -61,7 +61,7 @@ void dip__sim_group_take(struct sim *s, uint32_t worker, const struct sim_messag
     else if (m->m.kind == DIP_MESSAGE_FORM_GROUP)
         form(s, worker, m);
     else if (m->m.kind == DIP_MESSAGE_DISSOLVE_GROUP)
-        dip__sim_worker_reset(w);
+        dip__sim_part(w);
 }
 
 static bool are_together(const struct sim *s, const struct sim_worker *w)
@@ -79,7 +79,7 @@ static void group_leave(struct sim *s, uint32_t worker)
 {
     struct sim_worker *w = &s->workers[worker];
     uint64_t epoch = w->epoch;
-    dip__sim_worker_reset(w);
+    dip__sim_part(w);
     group_say(s, worker, DIP_MESSAGE_GROUP_LOST, epoch);
 }
 

@@ -114,7 +114,7 @@ void dip__sim_lose(struct sim *s, uint32_t worker)
     dip__sim_hear(s, worker, &(struct dip_message){.kind = DIP_MESSAGE_LOST});
 }
 
-/* Hello: the worker begins with empty hands, whatever it had before. */
+/* Hello: the worker says what it holds; nothing else of before counts. */
 void dip__sim_connect(struct sim *s, uint32_t worker)
 {
     struct sim_worker *w = &s->workers[worker];
@@ -125,8 +125,12 @@ void dip__sim_connect(struct sim *s, uint32_t worker)
         return;
     }
     dip__sim_lose(s, worker); /* the stream before, if it has not been missed yet */
-    dip__sim_worker_reset(w);
+    if (w->is_leaving)
+        dip__sim_worker_reset(w);
+    else
+        dip__sim_hold(s, worker);
     w->is_leaving = false;
+    w->leader = s->leader;
     w->stream = w->coordinator_stream = ++w->stream_serial;
     dip__sim_send_up(s, worker, &(struct dip_message){.kind = DIP_MESSAGE_APPEARED});
     if (!s->groups || w->roles != DIP_ROLE_AR)

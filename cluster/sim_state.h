@@ -3,13 +3,17 @@
  *   sim.c         the clock and the loop           sim_coordinator.c  scheduler and groups, checked
  *   sim_client.c  requests                         sim_net.c          links and their troubles
  *   sim_worker.c  jobs                             sim_group.c        ranks
- *   sim_fault.c   who suffers what, and when */
+ *   sim_fault.c   who suffers what, and when       sim_held.c         work without a coordinator
+ *   sim_leader.c  one coordinator after the other */
 #pragma once
 
 #include "base/clock.h"
 #include "cluster/groups.h"
+#include "cluster/held.h"
 #include "cluster/scheduler.h"
 #include "cluster/sim.h"
+
+#define SIM_HOLD_NS (20 * DIP_SECOND_NS)
 
 enum {
     SIM_DEGREE_MAX = 4,
@@ -33,10 +37,12 @@ enum sim_event_kind {
     SIM_RECOVER,        /* it hangs no more, or is as fast as before */
     SIM_LEAVE,          /* its grace is over */
     SIM_UNDRAIN,
-    SIM_JOB,   /* id: a job of the worker can go on */
-    SIM_HINGE, /* id: a job's hinge is to be sent */
-    SIM_GROUP, /* the worker looks for the other ranks; id: epoch */
-    SIM_FAULT, /* somebody suffers something */
+    SIM_JOB,    /* id: handle of a job of the worker that can go on */
+    SIM_HINGE,  /* id: handle of a job whose hinge is to be sent */
+    SIM_GROUP,  /* the worker looks for the other ranks; id: epoch */
+    SIM_FAULT,  /* somebody suffers something */
+    SIM_LEADER, /* another coordinator leads */
+    SIM_AGAIN,  /* id: request; its client asks the leader of now */
 };
 
 struct sim_event {
@@ -62,16 +68,23 @@ enum sim_stage {
     SIM_JOB_NONE,
     SIM_JOB_PREFILL,
     SIM_JOB_DECODE,
-    SIM_JOB_KEPT,  /* its hinge is kept */
-    SIM_JOB_EMPTY, /* a diffusion job without its hinge */
+    SIM_JOB_KEPT,   /* its hinge is kept */
+    SIM_JOB_FROZEN, /* held without a slot: its tokens are kept */
+    SIM_JOB_EMPTY,  /* a diffusion job without its hinge */
     SIM_JOB_CONDITION,
     SIM_JOB_STEPS,
     SIM_JOB_ENCODE,
+    SIM_JOB_PICTURE, /* the file is kept for who asks again */
 };
 
 struct sim_job {
     enum sim_stage stage;
-    uint64_t id, request_id, to_job_id;
+    uint64_t handle; /* never used twice */
+    uint64_t id;     /* 0 = held: said about nothing */
+    uint64_t leader; /* who gave it, or has adopted it */
+    uint64_t held_leader, held_id;
+    int64_t until_ns; /* while held, and of pictures */
+    uint64_t request_id, to_job_id;
     int image_index, done, total;
     uint32_t to; /* worker */
     int64_t hand_over_ends_ns;
@@ -93,6 +106,7 @@ struct sim_worker {
     int64_t cut_up_until_ns, cut_down_until_ns; /* what is sent before is held */
     int64_t up_ns, down_ns;                     /* delivery of the last message: order is kept */
 
+    uint64_t leader;                   /* of its stream */
     uint64_t epoch_seen, epoch_joined; /* the largest of its groups */
     uint64_t epoch;                    /* of its group; 0 = in none */
     int rank, size;
@@ -121,7 +135,7 @@ enum { SIM_REQUEST_NEW, SIM_REQUEST_ADMITTED, SIM_REQUEST_OVER };
 struct sim_request {
     uint8_t state, images, images_done; /* bits */
     uint8_t kills;                      /* workers that its poison took down */
-    bool is_poison, is_check;
+    bool is_poison, is_check, is_away;  /* is_away: its client comes back */
     int32_t submitted_ms;
     int32_t deadline_ms; /* 0 = none */
 };
@@ -131,6 +145,10 @@ struct sim {
     struct dip_sim_result result;
     struct dip_scheduler *scheduler;
     struct dip_groups *groups; /* NULL with degree 1 */
+    struct dip_held_book *held;
+    uint64_t leader; /* epoch of who leads */
+    uint64_t handle_serial;
+    int64_t leader_interval_ns; /* mean; 0 = one leads for ever */
     int degree;
     uint64_t random;
     int64_t now_ns;
@@ -173,11 +191,13 @@ void dip__sim_message_free(struct sim *s, int index);
 void dip__sim_hear(struct sim *s, uint32_t worker, const struct dip_message *m);
 void dip__sim_tick(struct sim *s);
 void dip__sim_submit(struct sim *s, const struct dip_message *m);
+void dip__sim_digest(uint64_t request_id, unsigned char ret_digest[DIP_DIGEST_BYTES]);
 int32_t dip__sim_token(uint64_t request_id, int image_index, int position);
 
 /* ---- sim_client.c ---- */
 
 void dip__sim_request_send(struct sim *s);
+void dip__sim_request_again(struct sim *s, uint64_t id);
 void dip__sim_request_cancel(struct sim *s, uint64_t id);
 void dip__sim_shape(uint64_t id, int *ret_tokens, int *ret_steps, bool *ret_has_hidden);
 
@@ -196,10 +216,42 @@ void dip__sim_silence(struct sim *s, uint32_t worker, int64_t after_ns);
 void dip__sim_worker_init(struct sim *s, uint32_t worker);
 void dip__sim_worker_reset(struct sim_worker *w);
 void dip__sim_worker_take(struct sim *s, uint32_t worker, const struct sim_message *m);
-void dip__sim_job_go(struct sim *s, uint32_t worker, uint64_t job_id);
-void dip__sim_hinge_go(struct sim *s, uint32_t worker, uint64_t job_id);
+void dip__sim_job_go(struct sim *s, uint32_t worker, uint64_t handle);
+void dip__sim_hinge_go(struct sim *s, uint32_t worker, uint64_t handle);
+void dip__sim_job_wait(struct sim *s, uint32_t worker, const struct sim_job *job, int64_t wait_ns);
+void dip__sim_job_say(struct sim *s, uint32_t worker, const struct sim_job *job,
+                      struct dip_message m);
+void dip__sim_tokens_say(struct sim *s, uint32_t worker, const struct sim_job *job, int first,
+                         int count);
+void dip__sim_ready_say(struct sim *s, uint32_t worker, const struct sim_job *job);
+void dip__sim_step_say(struct sim *s, uint32_t worker, const struct sim_job *job);
+void dip__sim_picture_say(struct sim *s, uint32_t worker, const struct sim_job *job);
+int dip__sim_count_stages(const struct sim_worker *w, enum sim_stage from, enum sim_stage to);
+void dip__sim_job_remove(struct sim_worker *w, struct sim_job *job);
 void dip__sim_joined_send(struct sim *s, uint32_t worker);
 struct sim_job *dip__sim_job_find(struct sim_worker *w, uint64_t job_id);
+
+/* ---- sim_held.c ---- */
+
+struct sim_held_list {
+    struct dip_held entries[SIM_JOBS_MAX];
+    int32_t ids[SIM_JOBS_MAX * SIM_TOKENS_MAX];
+    int count, id_count;
+};
+
+/* Its stream has ended: what is worth it goes on without a word. */
+void dip__sim_hold(struct sim *s, uint32_t worker);
+/* Its group has ended: jobs go, what is held keeps its tokens. */
+void dip__sim_part(struct sim_worker *w);
+/* What nobody has asked for gives way to what has been asked for. */
+void dip__sim_give_way(struct sim_worker *w);
+void dip__sim_adopt(struct sim *s, uint32_t worker, const struct sim_message *m);
+void dip__sim_held_list(const struct sim *s, uint32_t worker, struct sim_held_list *ret_list);
+
+/* ---- sim_leader.c ---- */
+
+DIP_MUST_USE enum dip_status dip__sim_machines_new(struct sim *s);
+void dip__sim_leader_change(struct sim *s);
 
 /* ---- sim_group.c ---- */
 

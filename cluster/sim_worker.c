@@ -39,36 +39,54 @@ void dip__sim_worker_reset(struct sim_worker *w)
 struct sim_job *dip__sim_job_find(struct sim_worker *w, uint64_t job_id)
 {
     for (int i = 0; i < w->job_count; i++)
-        if (w->jobs[i].id == job_id)
+        if (job_id != 0 && w->jobs[i].id == job_id)
             return &w->jobs[i];
     return NULL;
 }
 
-static int count_stages(const struct sim_worker *w, enum sim_stage from, enum sim_stage to)
+static struct sim_job *job_of(struct sim_worker *w, uint64_t handle)
+{
+    for (int i = 0; i < w->job_count; i++)
+        if (w->jobs[i].handle == handle)
+            return &w->jobs[i];
+    return NULL;
+}
+
+/* Of those that somebody has asked for. */
+int dip__sim_count_stages(const struct sim_worker *w, enum sim_stage from, enum sim_stage to)
 {
     int count = 0;
     for (int i = 0; i < w->job_count; i++)
-        count += w->jobs[i].stage >= from && w->jobs[i].stage <= to;
+        count += w->jobs[i].id != 0 && w->jobs[i].stage >= from && w->jobs[i].stage <= to;
     return count;
 }
 
-static void job_remove(struct sim_worker *w, struct sim_job *job)
+void dip__sim_job_remove(struct sim_worker *w, struct sim_job *job)
 {
     *job = w->jobs[--w->job_count];
 }
 
-static void job_wait(struct sim *s, uint32_t worker, const struct sim_job *job, int64_t wait_ns)
+void dip__sim_job_wait(struct sim *s, uint32_t worker, const struct sim_job *job, int64_t wait_ns)
 {
     dip__sim_push(s, (struct sim_event){.kind = SIM_JOB,
                                         .at_ns = s->now_ns + wait_ns,
                                         .worker = worker,
-                                        .id = job->id,
+                                        .id = job->handle,
                                         .message = -1});
 }
 
-static void job_say(struct sim *s, uint32_t worker, enum dip_message_kind kind, uint64_t job_id)
+void dip__sim_job_say(struct sim *s, uint32_t worker, const struct sim_job *job,
+                      struct dip_message m)
 {
-    dip__sim_send_up(s, worker, &(struct dip_message){.kind = kind, .job_id = job_id});
+    m.job_id = job->id;
+    if (job->id != 0)
+        dip__sim_send_up(s, worker, &m);
+}
+
+static void say(struct sim *s, uint32_t worker, const struct sim_job *job,
+                enum dip_message_kind kind)
+{
+    dip__sim_job_say(s, worker, job, (struct dip_message){.kind = kind});
 }
 
 static void job_fail(struct sim *s, uint32_t worker, uint64_t job_id, enum dip_status status)
@@ -95,14 +113,18 @@ static struct sim_job *job_add(struct sim *s, uint32_t worker, const struct sim_
     dip_assert(w->job_count < SIM_JOBS_MAX);
     struct sim_job *job = &w->jobs[w->job_count++];
     *job = (struct sim_job){.stage = stage,
+                            .handle = ++s->handle_serial,
                             .id = m->m.job_id,
+                            .leader = w->leader,
                             .request_id = m->request_id,
                             .image_index = m->image_index};
-    if (count_stages(w, SIM_JOB_PREFILL, SIM_JOB_DECODE) > w->ar_slots ||
-        count_stages(w, SIM_JOB_PREFILL, SIM_JOB_KEPT) > w->hinge_slots ||
-        count_stages(w, SIM_JOB_EMPTY, SIM_JOB_STEPS) > w->diffusion_slots)
+    if (dip__sim_count_stages(w, SIM_JOB_PREFILL, SIM_JOB_DECODE) > w->ar_slots ||
+        dip__sim_count_stages(w, SIM_JOB_PREFILL, SIM_JOB_KEPT) > w->hinge_slots ||
+        dip__sim_count_stages(w, SIM_JOB_EMPTY, SIM_JOB_STEPS) > w->diffusion_slots)
         dip__sim_fail(s, "worker %u has more jobs than slots", worker);
-    return job;
+    uint64_t handle = job->handle;
+    dip__sim_give_way(w);
+    return job_of(w, handle);
 }
 
 /* Now and then a worker has no room where the coordinator saw some. */
@@ -126,7 +148,7 @@ static void take_ar(struct sim *s, uint32_t worker, const struct sim_message *m)
         return;
     job->done = m->forced_count;
     job->total = m->token_count;
-    job_wait(s, worker, job, 4 * w->token_ns * w->slowness);
+    dip__sim_job_wait(s, worker, job, 4 * w->token_ns * w->slowness);
 }
 
 static void take_diffusion(struct sim *s, uint32_t worker, const struct sim_message *m)
@@ -137,7 +159,7 @@ static void take_diffusion(struct sim *s, uint32_t worker, const struct sim_mess
         return;
     job->total = m->step_count;
     if (m->has_hidden)
-        job_wait(s, worker, job, DIP_MS_NS);
+        dip__sim_job_wait(s, worker, job, DIP_MS_NS);
 }
 
 static void take_hand_over(struct sim *s, uint32_t worker, const struct sim_message *m)
@@ -155,7 +177,7 @@ static void take_hand_over(struct sim *s, uint32_t worker, const struct sim_mess
     if (job->is_handing_over)
         return;
     job->is_handing_over = true;
-    dip__sim_hinge_go(s, worker, job->id);
+    dip__sim_hinge_go(s, worker, job->handle);
 }
 
 void dip__sim_worker_take(struct sim *s, uint32_t worker, const struct sim_message *m)
@@ -172,10 +194,13 @@ void dip__sim_worker_take(struct sim *s, uint32_t worker, const struct sim_messa
     case DIP_MESSAGE_HAND_OVER:
         take_hand_over(s, worker, m);
         break;
+    case DIP_MESSAGE_ADOPT:
+        dip__sim_adopt(s, worker, m);
+        break;
     case DIP_MESSAGE_RELEASE:
         job = dip__sim_job_find(w, m->m.job_id);
         if (job)
-            job_remove(w, job);
+            dip__sim_job_remove(w, job);
         break;
     default:
         dip__sim_group_take(s, worker, m);
@@ -200,8 +225,8 @@ static void go_prefill(struct sim *s, uint32_t worker, struct sim_job *job)
 {
     const struct sim_worker *w = &s->workers[worker];
     job->stage = SIM_JOB_DECODE;
-    job_say(s, worker, DIP_MESSAGE_PREFILLED, job->id);
-    job_wait(s, worker, job, w->token_ns * w->slowness);
+    say(s, worker, job, DIP_MESSAGE_PREFILLED);
+    dip__sim_job_wait(s, worker, job, w->token_ns * w->slowness);
 }
 
 /* It counts when the coordinator can blame it: it holds the stream and has not asked to leave. */
@@ -218,73 +243,103 @@ static void poison(struct sim *s, uint32_t worker, uint64_t request_id)
     dip__sim_crash(s, worker);
 }
 
+void dip__sim_tokens_say(struct sim *s, uint32_t worker, const struct sim_job *job, int first,
+                         int count)
+{
+    while (count > 0) {
+        struct dip_message m = {.kind = DIP_MESSAGE_TOKENS};
+        m.as.tokens.first = first;
+        m.as.tokens.count = count < BATCH ? count : BATCH;
+        for (int i = 0; i < m.as.tokens.count; i++)
+            m.as.tokens.ids[i] = dip__sim_token(job->request_id, job->image_index, first + i);
+        dip__sim_job_say(s, worker, job, m);
+        first += m.as.tokens.count;
+        count -= m.as.tokens.count;
+    }
+}
+
+void dip__sim_ready_say(struct sim *s, uint32_t worker, const struct sim_job *job)
+{
+    const struct sim_worker *w = &s->workers[worker];
+    struct dip_message m = {.kind = DIP_MESSAGE_HINGE_READY};
+    m.as.hinge_ready.token_count = job->total;
+    m.as.hinge_ready.prefill_ns = skewed(w, 4 * w->token_ns);
+    m.as.hinge_ready.decode_ns = skewed(w, job->total * w->token_ns);
+    dip__sim_job_say(s, worker, job, m);
+}
+
 static void go_decode(struct sim *s, uint32_t worker, struct sim_job *job)
 {
     struct sim_worker *w = &s->workers[worker];
     int count = job->total - job->done < BATCH ? job->total - job->done : BATCH;
-    struct dip_message m = {.kind = DIP_MESSAGE_TOKENS, .job_id = job->id};
-    m.as.tokens.first = job->done;
-    m.as.tokens.count = count;
-    for (int i = 0; i < count; i++)
-        m.as.tokens.ids[i] = dip__sim_token(job->request_id, job->image_index, job->done + i);
+    dip__sim_tokens_say(s, worker, job, job->done, count);
     job->done += count;
-    if (count > 0)
-        dip__sim_send_up(s, worker, &m);
     if (s->requests[job->request_id - 1].is_poison && job->done > job->total / 2) {
         poison(s, worker, job->request_id);
         return;
     }
     if (job->done < job->total) {
-        job_wait(s, worker, job, count * w->token_ns * w->slowness);
+        dip__sim_job_wait(s, worker, job, count * w->token_ns * w->slowness);
         return;
     }
     job->stage = SIM_JOB_KEPT;
-    m = (struct dip_message){.kind = DIP_MESSAGE_HINGE_READY, .job_id = job->id};
-    m.as.hinge_ready.token_count = job->total;
-    m.as.hinge_ready.prefill_ns = skewed(w, 4 * w->token_ns);
-    m.as.hinge_ready.decode_ns = skewed(w, job->total * w->token_ns);
-    dip__sim_send_up(s, worker, &m);
+    dip__sim_ready_say(s, worker, job);
+}
+
+void dip__sim_step_say(struct sim *s, uint32_t worker, const struct sim_job *job)
+{
+    const struct sim_worker *w = &s->workers[worker];
+    struct dip_message m = {.kind = DIP_MESSAGE_STEP};
+    m.as.step.steps_done = job->done;
+    m.as.step.step_ns = skewed(w, w->step_ns * w->slowness);
+    dip__sim_job_say(s, worker, job, m);
 }
 
 static void go_steps(struct sim *s, uint32_t worker, struct sim_job *job)
 {
     const struct sim_worker *w = &s->workers[worker];
-    int64_t step_ns = w->step_ns * w->slowness;
     if (job->done < job->total) {
-        struct dip_message m = {.kind = DIP_MESSAGE_STEP, .job_id = job->id};
-        m.as.step.steps_done = ++job->done;
-        m.as.step.step_ns = skewed(w, step_ns);
-        dip__sim_send_up(s, worker, &m);
-        job_wait(s, worker, job, step_ns * count_stages(w, SIM_JOB_CONDITION, SIM_JOB_STEPS));
+        int company = dip__sim_count_stages(w, SIM_JOB_CONDITION, SIM_JOB_STEPS);
+        job->done++;
+        dip__sim_step_say(s, worker, job);
+        dip__sim_job_wait(s, worker, job, w->step_ns * w->slowness * (company > 0 ? company : 1));
         return;
     }
     job->stage = SIM_JOB_ENCODE;
-    job_say(s, worker, DIP_MESSAGE_DECODED, job->id);
-    job_wait(s, worker, job, 10 * DIP_MS_NS);
+    say(s, worker, job, DIP_MESSAGE_DECODED);
+    dip__sim_job_wait(s, worker, job, 10 * DIP_MS_NS);
+}
+
+void dip__sim_picture_say(struct sim *s, uint32_t worker, const struct sim_job *job)
+{
+    const struct sim_worker *w = &s->workers[worker];
+    struct dip_message m = {.kind = DIP_MESSAGE_IMAGE};
+    m.as.picture.vae_ns = skewed(w, 5 * DIP_MS_NS);
+    m.as.picture.encode_ns = skewed(w, 5 * DIP_MS_NS);
+    dip__sim_job_say(s, worker, job, m);
 }
 
 static void go_encode(struct sim *s, uint32_t worker, struct sim_job *job)
 {
-    struct sim_worker *w = &s->workers[worker];
-    struct dip_message m = {.kind = DIP_MESSAGE_IMAGE, .job_id = job->id};
-    m.as.picture.vae_ns = skewed(w, 5 * DIP_MS_NS);
-    m.as.picture.encode_ns = skewed(w, 5 * DIP_MS_NS);
-    job_remove(w, job);
-    dip__sim_send_up(s, worker, &m);
+    job->stage = SIM_JOB_PICTURE;
+    job->until_ns = s->now_ns + SIM_HOLD_NS;
+    s->result.painted++;
+    dip__sim_picture_say(s, worker, job);
+    dip__sim_give_way(&s->workers[worker]);
 }
 
-void dip__sim_job_go(struct sim *s, uint32_t worker, uint64_t job_id)
+void dip__sim_job_go(struct sim *s, uint32_t worker, uint64_t handle)
 {
     struct sim_worker *w = &s->workers[worker];
-    struct sim_job *job = w->is_up ? dip__sim_job_find(w, job_id) : NULL;
+    struct sim_job *job = w->is_up ? job_of(w, handle) : NULL;
     if (!job)
         return;
     bool is_ar = job->stage == SIM_JOB_PREFILL || job->stage == SIM_JOB_DECODE;
     bool is_apart = is_ar && s->groups && !dip__sim_group_steps(s, worker);
     if (is_apart || w->is_hanging) {
-        job = dip__sim_job_find(w, job_id); /* a group that breaks drops its jobs */
+        job = job_of(w, handle); /* a group that breaks drops its jobs */
         if (job)
-            job_wait(s, worker, job, LOOK_AGAIN_NS);
+            dip__sim_job_wait(s, worker, job, LOOK_AGAIN_NS);
         return;
     }
     switch (job->stage) {
@@ -296,8 +351,8 @@ void dip__sim_job_go(struct sim *s, uint32_t worker, uint64_t job_id)
         break;
     case SIM_JOB_CONDITION:
         job->stage = SIM_JOB_STEPS;
-        job_say(s, worker, DIP_MESSAGE_CONDITIONED, job->id);
-        job_wait(s, worker, job, w->step_ns * w->slowness);
+        say(s, worker, job, DIP_MESSAGE_CONDITIONED);
+        dip__sim_job_wait(s, worker, job, w->step_ns * w->slowness);
         break;
     case SIM_JOB_STEPS:
         go_steps(s, worker, job);
@@ -312,31 +367,33 @@ void dip__sim_job_go(struct sim *s, uint32_t worker, uint64_t job_id)
 
 /* The receiver may not know of the job yet, may be away, or cut off: it is tried again for a while.
  */
-void dip__sim_hinge_go(struct sim *s, uint32_t worker, uint64_t job_id)
+void dip__sim_hinge_go(struct sim *s, uint32_t worker, uint64_t handle)
 {
     struct sim_worker *w = &s->workers[worker];
-    struct sim_job *job = w->is_up ? dip__sim_job_find(w, job_id) : NULL;
+    struct sim_job *job = w->is_up ? job_of(w, handle) : NULL;
     if (!job || job->stage != SIM_JOB_KEPT || !job->is_handing_over)
         return;
     struct sim_worker *to = &s->workers[job->to];
     struct sim_job *target = to->is_up && to->paused_until_ns <= s->now_ns
                                  ? dip__sim_job_find(to, job->to_job_id)
                                  : NULL;
+    if (target && target->leader != job->leader)
+        target = NULL;                                   /* another leader's job of the same name */
     bool is_lost = dip__sim_chance(s, s->duplicate_ppm); /* on the way */
     if (target && target->stage != SIM_JOB_EMPTY) {
         job->is_handing_over = false; /* it has it already */
     } else if (target && !is_lost) {
         target->stage = SIM_JOB_CONDITION;
-        job_wait(s, job->to, target, 2 * DIP_MS_NS);
+        dip__sim_job_wait(s, job->to, target, 2 * DIP_MS_NS);
         job->is_handing_over = false;
     } else if (s->now_ns >= job->hand_over_ends_ns) {
         job_fail(s, worker, job->id, DIP_UNREACHABLE);
-        job_remove(w, job);
+        dip__sim_job_remove(w, job);
     } else {
         dip__sim_push(s, (struct sim_event){.kind = SIM_HINGE,
                                             .at_ns = s->now_ns + TRY_AGAIN_NS,
                                             .worker = worker,
-                                            .id = job_id,
+                                            .id = handle,
                                             .message = -1});
     }
 }

@@ -112,6 +112,20 @@ void dip__image_take_ar(struct dip_scheduler *s, struct image *image, uint32_t a
     dip__member_settle(s, member);
 }
 
+void dip__image_take_hinge(struct dip_scheduler *s, struct image *image, uint32_t address)
+{
+    struct member *member = &s->members[address];
+    dip_assert(image->ar_job_id == 0);
+    dip_assert(member->hinges < member->hinge_slots);
+    dip__image_set_state(s, image, IMAGE_DIFFUSION_WAITING);
+    image->ar_member = address;
+    image->ar_job_id = dip__job_id_next(s, image);
+    image->hinge_ready_ns = s->now_ns;
+    member->hinges++;
+    ar_link(member, image);
+    dip__member_settle(s, member);
+}
+
 void dip__image_leave_ar(struct dip_scheduler *s, struct image *image)
 {
     struct member *member = &s->members[image->ar_member];
@@ -138,6 +152,31 @@ void dip__image_take_diffusion(struct dip_scheduler *s, struct image *image, uin
     member->isolated_count += image->is_isolated;
     diffusion_link(member, image);
     dip__finish_update(s, image);
+    dip__member_settle(s, member);
+}
+
+void dip__image_skip_steps(struct dip_scheduler *s, struct image *image, int steps_done)
+{
+    struct member *member = &s->members[image->diffusion_member];
+    int total = image->request->step_count;
+    dip_assert(image->state == IMAGE_DIFFUSION_RUNNING && image->steps_done == 0);
+    image->steps_done = steps_done < total ? steps_done : total;
+    image->is_conditioned = true; /* where it was before */
+    member->backlog_steps -= image->steps_done;
+    dip__finish_update(s, image);
+    dip__member_settle(s, member);
+}
+
+void dip__image_take_picture(struct dip_scheduler *s, struct image *image, uint32_t address)
+{
+    struct member *member = &s->members[address];
+    dip_assert(image->diffusion_job_id == 0 && !image->is_bound);
+    dip__image_set_state(s, image, IMAGE_ENCODING);
+    image->diffusion_member = address;
+    image->diffusion_job_id = dip__job_id_next(s, image);
+    image->steps_done = image->request->step_count;
+    member->diffusion_jobs++;
+    diffusion_link(member, image);
     dip__member_settle(s, member);
 }
 

@@ -5,6 +5,7 @@
  *   ar.c        events of the AR panel       rate.c    what was measured, and what follows from it
  *   diffusion.c events of the other panel    place.c   the next one to the best one
  *   tick.c      what is due                  state.c   the moves that all of them are made of
+ *   adopt.c     what workers hold from the coordinator before
  *
  * Owner thread: the coordinator's loop. */
 #pragma once
@@ -86,6 +87,7 @@ struct image {
 
     int32_t *token_ids; /* [token_count_max] drawn so far: where a replay resumes */
     int token_count;
+    int drawn_count; /* of its hinge, where another coordinator had it drawn; 0 = token_count */
     int steps_done;
     int loss_count;   /* how often it lost a member it needed */
     int death_count;  /* members that went down while they worked at it, at one place */
@@ -215,6 +217,11 @@ struct image *dip__image_of_diffusion(struct dip_scheduler *s, const struct dip_
 /* Gives a job to a member, in the books. */
 void dip__image_take_ar(struct dip_scheduler *s, struct image *image, uint32_t member);
 void dip__image_take_diffusion(struct dip_scheduler *s, struct image *image, uint32_t member);
+/* What is held at a member is taken over: a hinge that is kept there, steps that are done, a
+ * picture that is made. */
+void dip__image_take_hinge(struct dip_scheduler *s, struct image *image, uint32_t member);
+void dip__image_skip_steps(struct dip_scheduler *s, struct image *image, int steps_done);
+void dip__image_take_picture(struct dip_scheduler *s, struct image *image, uint32_t member);
 void dip__image_bind(struct dip_scheduler *s, struct image *image, uint32_t member);
 void dip__image_unbind(struct dip_scheduler *s, struct image *image);
 
@@ -340,6 +347,13 @@ void dip__on_step(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_decoded(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_image(struct dip_scheduler *s, const struct dip_message *m);
 void dip__on_relay(struct dip_scheduler *s, const struct dip_message *m);
+
+/* Held work of this request is offered; what is further than its image has come is adopted. */
+void dip__offers_take(struct dip_scheduler *s, const struct request *request,
+                      const struct dip_offer *offers, int count);
+
+/* Somebody has begun with it: the wait that counts as the queue's is over. */
+void dip__image_start(struct dip_scheduler *s, struct image *image);
 
 /* Members whose time aside is over. */
 void dip__asides_end(struct dip_scheduler *s);

@@ -140,7 +140,7 @@ enum dip_status dip_wire_encode_welcome(const struct dip_wire_welcome *welcome, 
                                         size_t *ret_bytes)
 {
     Pb_(Welcome) body = PB_(WELCOME__INIT);
-    body.protocol = WIRE_PROTOCOL;
+    body.protocol = welcome->protocol;
     body.heartbeat_ns = dip__wire_u64(welcome->heartbeat_ns);
     body.cluster_id = (char *)welcome->cluster_id;
     Pb_(ConnectResponse) frame = PB_(CONNECT_RESPONSE__INIT);
@@ -161,8 +161,8 @@ enum dip_status dip_wire_read_welcome(const void *data, size_t bytes, struct dip
     if (frame->command_case != PB_(CONNECT_RESPONSE__COMMAND_WELCOME))
         status = dip_fail(why, DIP_INVALID, "the first thing that a coordinator says is Welcome");
     if (!status)
-        status = dip__wire_range(why, "Welcome.protocol", frame->welcome->protocol, WIRE_PROTOCOL,
-                                 WIRE_PROTOCOL);
+        status = dip__wire_range(why, "Welcome.protocol", frame->welcome->protocol,
+                                 WIRE_PROTOCOL_MIN, WIRE_PROTOCOL_MAX);
     if (!status)
         status = dip__wire_range(why, "Welcome.heartbeat_ns", frame->welcome->heartbeat_ns,
                                  DIP_MS_NS, (uint64_t)(60 * DIP_SECOND_NS));
@@ -171,6 +171,7 @@ enum dip_status dip_wire_read_welcome(const void *data, size_t bytes, struct dip
                                 welcome.cluster_id, sizeof welcome.cluster_id);
     if (!status) {
         welcome.epoch = frame->epoch;
+        welcome.protocol = frame->welcome->protocol;
         welcome.heartbeat_ns = (int64_t)frame->welcome->heartbeat_ns;
         *ret_welcome = welcome;
     }

@@ -16,6 +16,7 @@
 /* The coordinator's answer to APPEARED, before any command. */
 struct dip_wire_welcome {
     uint64_t epoch;
+    uint32_t protocol;    /* of dip_member_facts */
     int64_t heartbeat_ns; /* a heartbeat comes at least this often */
     char cluster_id[129]; /* empty = unnamed */
 };

@@ -83,6 +83,43 @@ static enum dip_status params_read(const Pb_(JobParams) * in, struct dip_why *wh
     return DIP_OK;
 }
 
+/* ---- of what request a job is ---- */
+
+bool dip__wire_is_set(const unsigned char digest[DIP_DIGEST_BYTES])
+{
+    unsigned char all = 0;
+    for (int i = 0; i < DIP_DIGEST_BYTES; i++)
+        all |= digest[i];
+    return all != 0;
+}
+
+/* Points into the message. */
+static void origin_encode(const struct dip_job_origin *origin, Pb_(JobOrigin) * out)
+{
+    *out = (Pb_(JobOrigin))PB_(JOB_ORIGIN__INIT);
+    out->request_id = (char *)origin->request_id;
+    out->traceparent = (char *)origin->traceparent;
+    if (dip__wire_is_set(origin->digest))
+        out->request_digest = (ProtobufCBinaryData){DIP_DIGEST_BYTES, (uint8_t *)origin->digest};
+}
+
+/* Nothing hangs on it: absent or odd parts are none. */
+static enum dip_status origin_read(const Pb_(JobOrigin) * in, struct dip_why *why,
+                                   struct dip_job_origin *ret_origin)
+{
+    struct dip_job_origin origin = {.request_id = ""};
+    if (!in)
+        return DIP_OK;
+    DIP_TRY(dip__wire_text(why, "request_id", in->request_id, origin.request_id,
+                           sizeof origin.request_id));
+    DIP_TRY(dip__wire_text(why, "traceparent", in->traceparent, origin.traceparent,
+                           sizeof origin.traceparent));
+    if (in->request_digest.len == DIP_DIGEST_BYTES)
+        memcpy(origin.digest, in->request_digest.data, DIP_DIGEST_BYTES);
+    *ret_origin = origin;
+    return DIP_OK;
+}
+
 /* ---- encoding: one function for each command that has a body ---- */
 
 static enum dip_status send(Pb_(ConnectResponse) * frame, int command, dip_wire_frame_fn to,
@@ -98,8 +135,11 @@ static enum dip_status encode_ar(const struct dip_message *m, Pb_(ConnectRespons
     Pb_(JobParams) params;
     DIP_TRY(params_encode(&m->as.ar.params, &params));
     Pb_(ArJob) job = PB_(AR_JOB__INIT);
+    Pb_(JobOrigin) origin;
+    origin_encode(&m->as.ar.origin, &origin);
     job.job_id = m->job_id;
     job.params = &params;
+    job.origin = &origin;
     job.n_prompt_ids = m->as.ar.prompt_ids.bytes / sizeof(uint32_t);
     job.prompt_ids = m->as.ar.prompt_ids.data;
     job.n_forced_ids = m->as.ar.forced_ids.bytes / sizeof(uint32_t);
@@ -116,8 +156,11 @@ static enum dip_status encode_diffusion(const struct dip_message *m, Pb_(Connect
     Pb_(JobParams) params;
     DIP_TRY(params_encode(&m->as.diffusion.params, &params));
     Pb_(DiffusionJob) job = PB_(DIFFUSION_JOB__INIT);
+    Pb_(JobOrigin) origin;
+    origin_encode(&m->as.diffusion.origin, &origin);
     job.job_id = m->job_id;
     job.params = &params;
+    job.origin = &origin;
     job.format = 1;
     frame->diffusion = &job;
     return send(frame, PB_(CONNECT_RESPONSE__COMMAND_DIFFUSION), to, context);
@@ -134,6 +177,17 @@ static enum dip_status encode_hand_over(const struct dip_message *m,
     body.to_job_id = m->as.hand_over.to_job_id;
     frame->hand_over = &body;
     return send(frame, PB_(CONNECT_RESPONSE__COMMAND_HAND_OVER), to, context);
+}
+
+static enum dip_status encode_adopt(const struct dip_message *m, Pb_(ConnectResponse) * frame,
+                                    dip_wire_frame_fn to, void *context)
+{
+    Pb_(Adopt) adopt = PB_(ADOPT__INIT);
+    adopt.held_epoch = m->as.adopt.held_epoch;
+    adopt.held_job_id = m->as.adopt.held_job_id;
+    adopt.job_id = m->job_id;
+    frame->adopt = &adopt;
+    return send(frame, PB_(CONNECT_RESPONSE__COMMAND_ADOPT), to, context);
 }
 
 /* RELEASE, DRAIN, UNDRAIN: a number at most. */
@@ -202,6 +256,8 @@ enum dip_status dip_wire_encode_command(const struct dip_message *message,
         return encode_diffusion(message, &out, frame, context);
     case DIP_MESSAGE_HAND_OVER:
         return encode_hand_over(message, envelope, &out, frame, context);
+    case DIP_MESSAGE_ADOPT:
+        return encode_adopt(message, &out, frame, context);
     case DIP_MESSAGE_RELEASE:
     case DIP_MESSAGE_DRAIN:
     case DIP_MESSAGE_UNDRAIN:
@@ -228,6 +284,7 @@ static enum dip_status read_ar(const Pb_(ArJob) * in, struct dip_why *why, struc
     m->kind = DIP_MESSAGE_AR;
     DIP_TRY(read_job_id(in->job_id, why, m));
     DIP_TRY(params_read(in->params, why, &m->as.ar.params));
+    DIP_TRY(origin_read(in->origin, why, &m->as.ar.origin));
     DIP_TRY(
         dip__wire_range(why, "count of prompt_ids", in->n_prompt_ids, 1, DIP_PROMPT_TOKENS_MAX));
     DIP_TRY(
@@ -245,6 +302,7 @@ static enum dip_status read_diffusion(const Pb_(DiffusionJob) * in, struct dip_w
     DIP_TRY(dip__wire_range(why, "format", in->format, 1, 1));
     if (in->resume)
         return dip_fail(why, DIP_UNSUPPORTED, "a job that resumes from a latent checkpoint");
+    DIP_TRY(origin_read(in->origin, why, &m->as.diffusion.origin));
     return params_read(in->params, why, &m->as.diffusion.params);
 }
 
@@ -259,6 +317,15 @@ static enum dip_status read_hand_over(const Pb_(HandOver) * in, struct dip_why *
     m->as.hand_over.to_job_id = in->to_job_id;
     return dip__wire_text(why, "to_address", in->to_address, envelope->hinge_address,
                           sizeof envelope->hinge_address);
+}
+
+static enum dip_status read_adopt(const Pb_(Adopt) * in, struct dip_why *why, struct dip_message *m)
+{
+    m->kind = DIP_MESSAGE_ADOPT;
+    m->job_id = in->job_id;
+    m->as.adopt.held_epoch = in->held_epoch;
+    m->as.adopt.held_job_id = in->held_job_id;
+    return dip__wire_range(why, "held_job_id", in->held_job_id, 1, UINT64_MAX);
 }
 
 static enum dip_status read_prepare(const Pb_(PrepareGroup) * in, struct dip_why *why,
@@ -328,7 +395,7 @@ static enum dip_status read_body(const Pb_(ConnectResponse) * in, struct dip_why
     case PB_(CONNECT_RESPONSE__COMMAND_WELCOME):
         return dip_fail(why, DIP_INVALID, "Welcome comes once, as the first thing");
     case PB_(CONNECT_RESPONSE__COMMAND_ADOPT):
-        return dip_fail(why, DIP_UNSUPPORTED, "Adopt is not part of protocol %d", WIRE_PROTOCOL);
+        return read_adopt(in->adopt, why, m);
     default: /* a later version's: nothing for this one */
         return DIP_TIMEOUT;
     }

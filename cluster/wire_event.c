@@ -117,7 +117,7 @@ static enum dip_status send(Pb_(ConnectRequest) * frame, int body, dip_wire_fram
 static enum dip_status encode_hello(const struct dip_message *m, Pb_(ConnectRequest) * frame,
                                     dip_wire_frame_fn to, void *context)
 {
-    const struct dip_member_facts *facts = m->as.appeared.data;
+    const struct dip_member_facts *facts = m->as.appeared.facts.data;
     struct dip_why name = {0}, device = {0}, host = {0};
     Pb_(Hello) hello = PB_(HELLO__INIT);
     hello.member_id = clean(&name, facts->name);
@@ -125,13 +125,19 @@ static enum dip_status encode_hello(const struct dip_message *m, Pb_(ConnectRequ
     hello.incarnation = facts->incarnation;
     hello.address = (char *)facts->address;
     hello.version = (char *)facts->version;
-    hello.protocol_min = WIRE_PROTOCOL;
-    hello.protocol_max = WIRE_PROTOCOL;
+    hello.protocol_min = WIRE_PROTOCOL_MIN;
+    hello.protocol_max = WIRE_PROTOCOL_MAX;
     hello.model_digest = (char *)facts->model_digest;
     hello.host_id = clean(&host, facts->host_id);
     hello.device = clean(&device, facts->device);
+    struct wire_held held;
+    DIP_TRY(dip__wire_held_encode(&m->as.appeared.held, &held));
+    hello.held = held.list;
+    hello.n_held = held.count;
     frame->hello = &hello;
-    return send(frame, PB_(CONNECT_REQUEST__BODY_HELLO), to, context);
+    enum dip_status status = send(frame, PB_(CONNECT_REQUEST__BODY_HELLO), to, context);
+    dip__wire_held_free(&held);
+    return status;
 }
 
 /* HEARTBEAT, JOINED, LEAVING: numbers about the worker. */
@@ -351,17 +357,19 @@ enum dip_status dip_wire_encode_event(const struct dip_message *message,
 static enum dip_status read_hello(const Pb_(Hello) * in, struct dip_why *why, struct dip_message *m)
 {
     m->kind = DIP_MESSAGE_APPEARED;
-    if (in->protocol_min > WIRE_PROTOCOL || in->protocol_max < WIRE_PROTOCOL)
+    if (in->protocol_min > WIRE_PROTOCOL_MAX || in->protocol_max < WIRE_PROTOCOL_MIN)
         return dip_fail(why, DIP_UNSUPPORTED,
-                        "the worker speaks protocol %u to %u, this coordinator %d",
-                        in->protocol_min, in->protocol_max, WIRE_PROTOCOL);
+                        "the worker speaks protocol %u to %u, this coordinator %d to %d",
+                        in->protocol_min, in->protocol_max, WIRE_PROTOCOL_MIN, WIRE_PROTOCOL_MAX);
     if (in->member_id[0] == '\0')
         return dip_fail(why, DIP_INVALID, "member_id is empty");
     struct dip_member_facts *facts = calloc(1, sizeof *facts);
     if (!facts)
         return dip_fail(why, DIP_NO_MEMORY, "no memory for another worker");
-    m->as.appeared = (struct dip_payload){facts, sizeof *facts};
+    m->as.appeared.facts = (struct dip_payload){facts, sizeof *facts};
     facts->incarnation = in->incarnation;
+    facts->protocol =
+        in->protocol_max < WIRE_PROTOCOL_MAX ? in->protocol_max : (uint32_t)WIRE_PROTOCOL_MAX;
     DIP_TRY(role_read(in->role, why, &facts->roles));
     DIP_TRY(dip__wire_text(why, "member_id", in->member_id, facts->name, sizeof facts->name));
     DIP_TRY(dip__wire_text(why, "address", in->address, facts->address, sizeof facts->address));
@@ -369,7 +377,8 @@ static enum dip_status read_hello(const Pb_(Hello) * in, struct dip_why *why, st
     DIP_TRY(dip__wire_text(why, "model_digest", in->model_digest, facts->model_digest,
                            sizeof facts->model_digest));
     DIP_TRY(dip__wire_text(why, "host_id", in->host_id, facts->host_id, sizeof facts->host_id));
-    return dip__wire_text(why, "device", in->device, facts->device, sizeof facts->device);
+    DIP_TRY(dip__wire_text(why, "device", in->device, facts->device, sizeof facts->device));
+    return dip__wire_held_read(in->held, in->n_held, why, &m->as.appeared.held);
 }
 
 static enum dip_status read_heartbeat(const Pb_(Heartbeat) * in, struct dip_why *why,

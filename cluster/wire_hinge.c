@@ -45,7 +45,7 @@ static enum dip_status read_header(const Pb_(HingeHeader) * in, struct dip_why *
     DIP_TRY(dip__wire_range(why, "header.offset", in->offset, 0, bytes));
     if (in->type != PB_(HINGE_TYPE__HINGE_TYPE_F32))
         return dip_fail(why, DIP_UNSUPPORTED, "header.type is %d; a hinge is F32 in protocol %d",
-                        (int)in->type, WIRE_PROTOCOL);
+                        (int)in->type, WIRE_PROTOCOL_MAX);
     if (in->sha256.len != 32)
         return dip_fail(why, DIP_INVALID, "header.sha256 has %zu bytes, not 32", in->sha256.len);
     *ret_header = (struct dip_wire_hinge){.job_id = in->job_id,

@@ -12,7 +12,8 @@
 #define Pb_(name) Diptych__Internal__V1__##name
 #define pb_(name) diptych__internal__v1__##name
 
-enum { WIRE_PROTOCOL = 1 };
+/* What this program speaks. Number 2 adds held jobs and latent checkpoints. */
+enum { WIRE_PROTOCOL_MIN = 1, WIRE_PROTOCOL_MAX = 2 };
 
 /* Puts one picture's chunks together: pictures of one stream come one after the other. */
 struct dip_wire_reader {
@@ -46,7 +47,26 @@ uint64_t dip__wire_u64(int64_t value);
 bool dip__wire_unhex(const char *hex, unsigned char ret_raw[32]);
 void dip__wire_hex(const unsigned char raw[32], char ret_hex[DIP_SHA256_HEX_BYTES]);
 
+/* A digest that says something. */
+bool dip__wire_is_set(const unsigned char digest[DIP_DIGEST_BYTES]);
+
 /* A copy of i32 ids of the vocabulary as a payload. */
 DIP_MUST_USE enum dip_status dip__wire_ids(struct dip_why *why, const char *field,
                                            const uint32_t *ids, size_t count,
                                            struct dip_payload *ret_payload);
+
+/* ---- wire_held.c ---- */
+
+/* Held jobs for a Hello; point into the message that they were made of. */
+struct wire_held {
+    Pb_(HeldJob) * jobs, **list;
+    size_t count;
+};
+DIP_MUST_USE enum dip_status dip__wire_held_encode(const struct dip_message_held *held,
+                                                   struct wire_held *ret);
+void dip__wire_held_free(struct wire_held *held);
+/* Leaves out what cannot be known again and what a later version says. What ret_held gets is the
+ * caller's to free, whatever is returned. */
+DIP_MUST_USE enum dip_status dip__wire_held_read(Pb_(HeldJob) * *list, size_t count,
+                                                 struct dip_why *why,
+                                                 struct dip_message_held *ret_held);

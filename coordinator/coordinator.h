@@ -113,6 +113,7 @@ enum dip_update_kind {
     DIP_UPDATE_TRACE,    /* image_index, trace */
     DIP_UPDATE_IMAGE,    /* image_index, picture, timings, done = image tokens, fingerprint */
     DIP_UPDATE_RETRIED,  /* image_index, done = workers lost so far, setback */
+    DIP_UPDATE_ADOPTED,  /* image_index, held_stage: a worker had so much of it from before */
     DIP_UPDATE_ENDED,    /* status, is_refused, text; refusal and retry_ns, or end */
 };
 
@@ -135,6 +136,7 @@ struct dip_update {
     enum dip_refusal refusal;
     enum dip_end end;
     enum dip_setback setback;
+    enum dip_held_stage held_stage;
     const char *text;
 };
 

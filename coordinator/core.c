@@ -35,6 +35,7 @@ static void client_take(struct dip_core *core, struct dip_message *message)
     struct client **bucket = bucket_of(core, place->request_id);
     place->next = *bucket;
     *bucket = place;
+    dip__digest_enter(core, place);
     free(record);
     message->as.submit.client = NULL;
 }
@@ -45,6 +46,7 @@ static void client_free(struct dip_core *core, struct client *client)
     while (*at != client)
         at = &(*at)->next;
     *at = client->next;
+    dip__digest_remove(core, client);
     dip_resolved_deinit(&client->resolved);
     free(client->places);
     *client = (struct client){.next = core->free_clients};
@@ -67,6 +69,8 @@ enum dip_status dip_core_message(const struct dip_core_request *request,
                               .resolved = *resolved,
                               .update = request->update,
                               .context = request->context};
+    if (request->origin)
+        client->origin = *request->origin;
     *ret_message = (struct dip_message){
         .kind = DIP_MESSAGE_SUBMIT,
         .request_id = request->id,
@@ -116,6 +120,12 @@ static void place_note(struct client *client, const struct dip_action *action)
     case DIP_ACTION_DIFFUSION:
         place->diffusion = action->member;
         break;
+    case DIP_ACTION_ADOPT:
+        if (action->held_stage <= DIP_HELD_HINGE)
+            *place = (struct place){.ar = action->member};
+        else
+            place->diffusion = action->member;
+        break;
     case DIP_ACTION_IMAGE:
         *place = (struct place){.ar = 0};
         break;
@@ -151,6 +161,8 @@ static void carry_out(struct dip_core *core, const struct dip_action *action,
         place_note(client, action);
     if (action->kind <= DIP_ACTION_RELEASE) {
         dip__core_send(core, action, client);
+        if (action->kind == DIP_ACTION_ADOPT)
+            dip__core_tell(core, client, action, message);
         return;
     }
     dip_assert(client != NULL);
@@ -167,12 +179,15 @@ static void feed(struct dip_core *core, int64_t now_ns, struct dip_message *mess
                sizeof core->fingerprints[0]);
     if (message->kind == DIP_MESSAGE_LOST && is_known)
         dip__outbox_drop(core, message->from);
+    if (is_known)
+        dip__offers_make(core, now_ns, message);
     if (message->kind == DIP_MESSAGE_SUBMIT)
         client_take(core, message);
     dip_scheduler_feed(core->scheduler, now_ns, message);
     struct dip_action action;
     while (dip_scheduler_next(core->scheduler, &action))
         carry_out(core, &action, message);
+    dip__offers_settle(core);
 }
 
 /* What went wrong while carrying out actions becomes messages of its own. */
@@ -223,6 +238,17 @@ void dip_core_send(struct dip_core *core, uint32_t member, struct dip_message *m
     dip__core_keep(core, member, message);
 }
 
+void dip_core_set_epoch(struct dip_core *core, uint64_t epoch)
+{
+    core->epoch = epoch;
+}
+
+int dip_core_sweep(struct dip_core *core, int64_t now_ns)
+{
+    dip_held_book_expire(core->held, now_ns);
+    return dip_held_book_count(core->held);
+}
+
 /* ---- time ---- */
 
 void dip_core_tick(struct dip_core *core, int64_t now_ns)
@@ -258,6 +284,9 @@ static bool core_reserve(struct dip_core *core, const struct dip_scheduler_limit
         core->bucket_count *= 2;
     core->clients = calloc((size_t)core->client_count_max, sizeof *core->clients);
     core->buckets = calloc(core->bucket_count, sizeof(struct client *));
+    core->digest_buckets = calloc(core->bucket_count, sizeof(struct client *));
+    core->found = calloc(DIP_HELD_MAX, sizeof *core->found);
+    core->offers = calloc(DIP_HELD_MAX, sizeof *core->offers);
     core->fingerprints = calloc((size_t)limits->member_count_max, sizeof *core->fingerprints);
     core->members = calloc((size_t)limits->member_count_max, sizeof *core->members);
     core->outbox = calloc(OUTBOX_MAX, sizeof *core->outbox);
@@ -266,8 +295,8 @@ static bool core_reserve(struct dip_core *core, const struct dip_scheduler_limit
     core->trouble_count_max =
         2 * limits->image_count_max + limits->member_count_max + core->client_count_max;
     core->troubles = calloc((size_t)core->trouble_count_max, sizeof *core->troubles);
-    return core->clients && core->buckets && core->fingerprints && core->members && core->outbox &&
-           core->troubles;
+    return core->clients && core->buckets && core->digest_buckets && core->found && core->offers &&
+           core->fingerprints && core->members && core->outbox && core->troubles;
 }
 
 enum dip_status dip_core_new(const struct dip_core_options *options, struct dip_core **ret_core)
@@ -280,6 +309,8 @@ enum dip_status dip_core_new(const struct dip_core_options *options, struct dip_
     enum dip_status status = DIP_NO_MEMORY;
     if (core_reserve(core, &options->limits))
         status = dip_scheduler_new(&options->limits, &core->scheduler);
+    if (!status)
+        status = dip_held_book_new(HELD_OF_ALL_MAX, options->limits.member_count_max, &core->held);
     if (status) {
         dip_core_free(core);
         return status;
@@ -303,6 +334,10 @@ void dip_core_free(struct dip_core *core)
         free(core->clients[i].places);
     }
     dip_scheduler_free(core->scheduler);
+    dip_held_book_free(core->held);
+    free(core->digest_buckets);
+    free(core->found);
+    free(core->offers);
     free(core->clients);
     free(core->buckets);
     free(core->fingerprints);

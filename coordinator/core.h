@@ -24,10 +24,18 @@ DIP_MUST_USE enum dip_status dip_core_new(const struct dip_core_options *options
 /* Clients that are left hear nothing more. */
 void dip_core_free(struct dip_core *core);
 
+/* Who asks what, as workers are told. Equal for equal requests of one tenant, in every coordinator.
+ * The traceparent is "" or well-formed. Errors: NO_MEMORY. */
+DIP_MUST_USE enum dip_status dip_origin_make(const struct dip_resolved *resolved,
+                                             const char *tenant, const char *request_id,
+                                             const char *traceparent,
+                                             struct dip_job_origin *ret_origin);
+
 /* A request as it is handed over. */
 struct dip_core_request {
-    uint64_t id;                   /* never used before; not 0 */
-    struct dip_resolved *resolved; /* taken over: empty afterwards */
+    uint64_t id;                         /* never used before; not 0 */
+    struct dip_resolved *resolved;       /* taken over: empty afterwards */
+    const struct dip_job_origin *origin; /* NULL: nobody can know it again */
     dip_update_fn update;
     void *context;
     enum dip_priority priority;
@@ -61,6 +69,12 @@ void dip_core_send(struct dip_core *core, uint32_t member, struct dip_message *m
 /* Due at dip_core_wake_ns at the latest (INT64_MAX: nothing is due). */
 void dip_core_tick(struct dip_core *core, int64_t now_ns);
 int64_t dip_core_wake_ns(const struct dip_core *core, int64_t now_ns);
+
+/* Work that workers hold from an epoch before this one waits for whoever asks for it; from this one
+ * it is given up. */
+void dip_core_set_epoch(struct dip_core *core, uint64_t epoch);
+/* Now and then: forgets what no worker holds any more. How many such entries there are. */
+int dip_core_sweep(struct dip_core *core, int64_t now_ns);
 
 /* Until then requests wait for workers instead of being refused for want of them. */
 void dip_core_expect_workers(struct dip_core *core, int64_t until_ns);

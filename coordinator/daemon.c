@@ -47,6 +47,7 @@ static void on_sweep(void *daemon)
     struct dip_coordinator_daemon *d = daemon;
     int64_t now_ns = dip_clock_now_ns();
     dip__book_sweep(d, now_ns);
+    d->stats.held = (uint64_t)dip_core_sweep(d->core, now_ns);
     dip__roster_sweep(d, now_ns);
     dip__health_tell(d);
     dip__pools_sweep(d);
@@ -130,6 +131,7 @@ void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t
     bool leads_on = d->is_leading;
     d->is_leading = true;
     d->epoch = epoch;
+    dip_core_set_epoch(d->core, epoch);
     d->leader[0] = '\0';
     struct dip_log_line line;
     dip_log_begin(&line, d->options.log, DIP_LOG_INFO, "leading");

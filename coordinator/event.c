@@ -476,6 +476,11 @@ static void log_end(const struct record *record, const struct dip_error *error)
         DIP_STAGE_LIST(DIP_STAGE_KEY)
 #undef DIP_STAGE_KEY
     };
+    static const char *const adopted_keys[DIP_HELD_STAGE_COUNT] = {
+#define DIP_ADOPTED_KEY(name, text) "adopted_" text,
+        DIP_HELD_STAGE_LIST(DIP_ADOPTED_KEY)
+#undef DIP_ADOPTED_KEY
+    };
     struct dip_log_line line;
     char trace_id[33];
     bool is_bug = error && error->reason == DIP_REASON_BUG;
@@ -495,6 +500,9 @@ static void log_end(const struct record *record, const struct dip_error *error)
     dip_log_ms(&line, "total_ms", dip_clock_now_ns() - record->admitted_ns);
     if (record->attempts > 1)
         dip_log_int(&line, "attempts", record->attempts);
+    for (int i = 0; i < DIP_HELD_STAGE_COUNT; i++)
+        if (record->adopted[i] > 0)
+            dip_log_int(&line, adopted_keys[i], record->adopted[i]);
     if (record->traceparent[0]) {
         snprintf(trace_id, sizeof trace_id, "%.32s", record->traceparent + 3);
         dip_log_text(&line, "trace_id", trace_id);
@@ -553,6 +561,10 @@ void dip__event_update(void *context, const struct dip_update *update)
         break;
     case DIP_UPDATE_RETRIED:
         on_retried(record, update);
+        break;
+    case DIP_UPDATE_ADOPTED:
+        record->adopted[update->held_stage]++;
+        record->daemon->stats.adopted[update->held_stage]++;
         break;
     case DIP_UPDATE_TRACE:
         break; /* never asked for here */

@@ -18,7 +18,7 @@
 #include "net/rpc_call.h"
 #include "proto/error.h"
 
-enum { RECORD_ID_BYTES = 65, TRACEPARENT_BYTES = 56 };
+enum { RECORD_ID_BYTES = DIP_REQUEST_ID_BYTES };
 
 struct kept {
     uint64_t sequence;
@@ -63,10 +63,10 @@ struct record {
     char tenant[DIP_TENANT_BYTES];
     uint32_t tenant_share; /* which count it is in; see front.h */
     bool is_counted;
-    char traceparent[TRACEPARENT_BYTES];
-    struct record *next;           /* of the same bucket */
-    struct record *older, *newer;  /* of those that are over and that nobody listens to */
-    struct record *before, *after; /* of those that run, by admission */
+    char traceparent[DIP_TRACEPARENT_BYTES]; /* well-formed, or "" */
+    struct record *next;                     /* of the same bucket */
+    struct record *older, *newer;            /* of those that are over and that nobody listens to */
+    struct record *before, *after;           /* of those that run, by admission */
     enum record_state state;
     bool is_admitted, is_detached, is_check, is_again; /* is_again: a repetition runs anew */
     bool is_left;                                      /* cancelled because its client was gone */
@@ -94,6 +94,7 @@ struct record {
     int image_turn; /* whose news come next */
     enum dip_stage stage;
     int attempts;
+    int adopted[DIP_HELD_STAGE_COUNT]; /* parts that a worker held from before */
     uint64_t image_tokens;
     struct dip_timings timings; /* summed */
 

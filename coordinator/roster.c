@@ -140,8 +140,9 @@ static void entry_drop(struct dip_coordinator_daemon *d, struct roster_entry *en
 static void on_appeared(struct dip_coordinator_daemon *d, const struct dip_message *message)
 {
     struct roster_entry *entry = entry_use(d, message->from);
-    if (message->as.appeared.data && message->as.appeared.bytes == sizeof entry->view.facts)
-        memcpy(&entry->view.facts, message->as.appeared.data, sizeof entry->view.facts);
+    if (message->as.appeared.facts.data &&
+        message->as.appeared.facts.bytes == sizeof entry->view.facts)
+        memcpy(&entry->view.facts, message->as.appeared.facts.data, sizeof entry->view.facts);
     state_set(d, entry, DIP_WORKER_STATE_STARTING, "has connected");
 }
 

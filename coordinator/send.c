@@ -123,12 +123,13 @@ static struct dip_job_params image_params(const struct dip_resolved *resolved, i
 }
 
 static void send_ar(struct dip_core *core, const struct dip_action *action,
-                    const struct dip_resolved *resolved)
+                    const struct client *client)
 {
+    const struct dip_resolved *resolved = &client->resolved;
     struct dip_message message = {
         .kind = DIP_MESSAGE_AR,
         .job_id = action->job_id,
-        .as.ar.params = image_params(resolved, action->image_index),
+        .as.ar = {.params = image_params(resolved, action->image_index), .origin = client->origin},
     };
     struct dip_message_ar *ar = &message.as.ar;
     bool is_built =
@@ -144,12 +145,14 @@ static void send_ar(struct dip_core *core, const struct dip_action *action,
 }
 
 static void send_diffusion(struct dip_core *core, const struct dip_action *action,
-                           const struct dip_resolved *resolved)
+                           const struct client *client)
 {
+    const struct dip_resolved *resolved = &client->resolved;
     struct dip_message message = {
         .kind = DIP_MESSAGE_DIFFUSION,
         .job_id = action->job_id,
-        .as.diffusion.params = image_params(resolved, action->image_index),
+        .as.diffusion = {.params = image_params(resolved, action->image_index),
+                         .origin = client->origin},
     };
     struct dip_message_diffusion *diffusion = &message.as.diffusion;
     bool is_built =
@@ -169,15 +172,23 @@ void dip__core_send(struct dip_core *core, const struct dip_action *action,
     struct dip_message message = {.job_id = action->job_id};
     switch (action->kind) {
     case DIP_ACTION_AR:
-        send_ar(core, action, &client->resolved);
+        send_ar(core, action, client);
         break;
     case DIP_ACTION_DIFFUSION:
-        send_diffusion(core, action, &client->resolved);
+        send_diffusion(core, action, client);
         break;
     case DIP_ACTION_HAND_OVER:
         message.kind = DIP_MESSAGE_HAND_OVER;
         message.as.hand_over.to = action->to_member;
         message.as.hand_over.to_job_id = action->to_job_id;
+        dip__core_keep(core, action->member, &message);
+        break;
+    case DIP_ACTION_ADOPT:
+        message.kind = DIP_MESSAGE_ADOPT;
+        message.as.adopt.held_epoch = action->held_epoch;
+        message.as.adopt.held_job_id = action->held_job_id;
+        (void)dip_held_book_drop(core->held, action->member, action->held_epoch,
+                                 action->held_job_id);
         dip__core_keep(core, action->member, &message);
         break;
     case DIP_ACTION_RELEASE:

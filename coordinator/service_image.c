@@ -137,14 +137,36 @@ static bool join(struct stream *stream, const struct caller *caller, const char 
     return true;
 }
 
+/* Lower-case hex, not all of it zero. */
+static bool is_hex(const char *text, int count)
+{
+    bool is_zero = true;
+    for (int i = 0; i < count; i++) {
+        if (!(text[i] >= '0' && text[i] <= '9') && !(text[i] >= 'a' && text[i] <= 'f'))
+            return false;
+        is_zero = is_zero && text[i] == '0';
+    }
+    return !is_zero;
+}
+
+/* W3C trace context: "00-", trace id, "-", parent id, "-", flags. What is not so is no trace; of a
+ * later version the part counts that this one knows. */
 static void read_traceparent(const struct dip_rpc_call *call, struct record *record)
 {
+    enum { BYTES = DIP_TRACEPARENT_BYTES - 1, TRACE_AT = 3, PARENT_AT = 36, FLAGS_AT = 53 };
     const char *value;
     size_t bytes;
-    if (!dip_rpc_call_metadata(call, "traceparent", &value, &bytes) ||
-        bytes != TRACEPARENT_BYTES - 1)
+    if (!dip_rpc_call_metadata(call, "traceparent", &value, &bytes) || bytes < BYTES)
         return;
-    memcpy(record->traceparent, value, bytes);
+    bool is_first_version = memcmp(value, "00", 2) == 0;
+    bool is_version = is_first_version || (is_hex(value, 2) && memcmp(value, "ff", 2) != 0);
+    bool is_whole = bytes == BYTES || (!is_first_version && value[BYTES] == '-');
+    bool is_flags =
+        isxdigit((unsigned char)value[FLAGS_AT]) && isxdigit((unsigned char)value[FLAGS_AT + 1]);
+    if (is_version && is_whole && is_flags && value[TRACE_AT - 1] == '-' &&
+        value[PARENT_AT - 1] == '-' && value[FLAGS_AT - 1] == '-' && is_hex(value + TRACE_AT, 32) &&
+        is_hex(value + PARENT_AT, 16))
+        memcpy(record->traceparent, value, BYTES);
 }
 
 static void describe(struct record *record, const struct ask *ask)
@@ -207,9 +229,15 @@ static void submit(struct stream *stream, const struct caller *caller,
     describe(record, ask);
     stream->is_first = true;
     dip__record_attach(record, stream);
+    struct dip_job_origin origin;
+    enum dip_status status =
+        dip_origin_make(&ask->resolved, caller->tenant, record->id, record->traceparent, &origin);
     struct dip_core_request request = core_request(record, ask, stream);
+    request.origin = &origin;
     request.tenant = dip__caller_share(caller, r->scheduling ? r->scheduling->fairness_key : "");
-    if (dip_core_submit(d->core, received_ns, &request)) {
+    if (!status)
+        status = dip_core_submit(d->core, received_ns, &request);
+    if (status) {
         dip__error_bug(d, &error, "no memory for the request");
         dip__record_end(record, RECORD_FAILED, &error);
     }
@@ -299,7 +327,9 @@ static struct record *find(struct dip_coordinator_daemon *d, const struct caller
     if (!d->is_leading && !dip__front_takes_requests(d, error))
         return NULL; /* the leader may know it */
     dip_error_set(error, DIP_REASON_REQUEST_UNKNOWN,
-                  "no request \"%s\" is known here, or no longer", id);
+                  "no request \"%s\" is known here, or no longer; if its coordinator is gone, "
+                  "send Generate again under this id: work that workers still hold is used",
+                  id);
     dip_error_fact(error, "request_id", "%s", id);
     return NULL;
 }

@@ -12,6 +12,8 @@ struct place {
 struct client {
     uint64_t request_id; /* 0 = free */
     struct client *next; /* of the same bucket, or free */
+    struct client *next_digest;
+    struct dip_job_origin origin;
     struct dip_resolved resolved;
     dip_update_fn update;
     void *context;
@@ -21,7 +23,7 @@ struct client {
 
 /* Commands that a full inbox did not take, oldest first. A member that lets so many wait takes no
  * commands; others are not held up by it. */
-enum { OUTBOX_MAX = 4096, OUTBOX_OF_MEMBER_MAX = 256 };
+enum { OUTBOX_MAX = 4096, OUTBOX_OF_MEMBER_MAX = 256, HELD_OF_ALL_MAX = 8192 };
 struct outgoing {
     uint32_t member;
     struct dip_message message;
@@ -40,9 +42,15 @@ struct dip_core {
     struct outgoing *outbox;                     /* [OUTBOX_MAX] */
     int outbox_count;
     struct {
-        int waiting;              /* in the outbox */
-        bool is_stuck;            /* during one flush */
-    } * members;                  /* [member_count_max] */
+        int waiting;   /* in the outbox */
+        bool is_stuck; /* during one flush */
+    } * members;       /* [member_count_max] */
+    uint64_t epoch;
+    struct dip_held_book *held;
+    struct client **digest_buckets; /* [bucket_count] */
+    struct dip_held_entry *found;   /* [DIP_HELD_MAX], of the message being fed */
+    struct dip_offer *offers;       /* [DIP_HELD_MAX] */
+    int found_count, offer_count;
     struct dip_message *troubles; /* [trouble_count_max] to feed next: LOST, FAILED, CANCEL */
     int trouble_count, trouble_count_max;
 };
@@ -62,6 +70,15 @@ void dip__outbox_drop(struct dip_core *core, uint32_t member);
 
 /* Something went wrong with a member or a job: the scheduler hears it after the current message. */
 void dip__trouble_note(struct dip_core *core, const struct dip_message *message);
+
+/* ---- takeover.c ---- */
+
+void dip__digest_enter(struct dip_core *core, struct client *client);
+void dip__digest_remove(struct dip_core *core, const struct client *client);
+/* What workers hold is offered with the message that the scheduler is about to be fed. */
+void dip__offers_make(struct dip_core *core, int64_t now_ns, struct dip_message *message);
+/* Its actions have been carried out: what nobody will take is forgotten where it is. */
+void dip__offers_settle(struct dip_core *core);
 
 /* ---- tell.c ---- */
 

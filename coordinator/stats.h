@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#include "cluster/job.h"
+#include "cluster/cluster.h"
 #include "proto/error.h"
 
 /* Upper bounds in seconds of all buckets but the last, which has none. */
@@ -69,16 +69,18 @@ struct dip_front_stats {
     uint64_t failed[DIP_REASON_COUNT];       /* requests that were admitted and ended so */
     uint64_t refused[DIP_REASON_COUNT];      /* requests that were not admitted */
     uint64_t images, pixels, image_tokens, diffusion_steps;
-    uint64_t replays[2];              /* images that began again elsewhere, by enum dip_setback */
-    uint64_t forwarded;               /* calls that went on to the leader */
-    uint64_t streams_stalled;         /* readers that were cut for taking nothing */
-    uint64_t previews_dropped;        /* replaced by newer ones while the reader was slow */
+    uint64_t replays[DIP_SETBACK_COUNT];    /* images that began again elsewhere */
+    uint64_t adopted[DIP_HELD_STAGE_COUNT]; /* parts of images that workers held from before */
+    uint64_t forwarded;                     /* calls that went on to the leader */
+    uint64_t streams_stalled;               /* readers that were cut for taking nothing */
+    uint64_t previews_dropped;              /* replaced by newer ones while the reader was slow */
     struct dip_histogram request;     /* Generate: from its message to its end, successes only */
     struct dip_histogram first_event; /* Generate: from its message to Admitted being sent off */
     struct dip_histogram first_preview;
     struct dip_histogram tokenize;
     struct dip_histogram stages[DIP_STAGE_COUNT]; /* of images, as in Timing */
     /* Now. */
+    uint64_t held;         /* such parts that nobody has asked for yet */
     int streams;           /* Generate and Watch */
     int results;           /* ended requests that can still be fetched */
     uint64_t result_bytes; /* and what they hold, with those that run */

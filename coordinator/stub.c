@@ -218,13 +218,16 @@ static void job_new(struct dip_stub *stub, uint32_t member, const struct dip_mes
 {
     struct job *job = calloc(1, sizeof *job);
     dip_assert(job);
-    bool is_ar = message->kind == DIP_MESSAGE_AR;
+    bool is_ar = message->kind == DIP_MESSAGE_AR, is_adopted = message->kind == DIP_MESSAGE_ADOPT;
     *job = (struct job){.stub = stub, .id = message->job_id, .member = member, .is_ar = is_ar};
-    job->params = is_ar ? message->as.ar.params : message->as.diffusion.params;
-    if (is_ar)
+    if (is_ar) {
+        job->params = message->as.ar.params;
         job->tokens_known = (int)(message->as.ar.forced_ids.bytes / sizeof(int32_t));
-    else
-        job->has_hinge = message->as.diffusion.hidden.data != NULL;
+        stub->stats.origin = message->as.ar.origin;
+    } else if (!is_adopted) { /* else nothing is left to do */
+        job->params = message->as.diffusion.params;
+    }
+    job->has_hinge = is_adopted || (!is_ar && message->as.diffusion.hidden.data != NULL);
     job->timer.fire = fire;
     job->timer.context = job;
     struct job **at = job_at(stub, job->id);
@@ -232,7 +235,8 @@ static void job_new(struct dip_stub *stub, uint32_t member, const struct dip_mes
     *at = job;
     stub->stats.jobs++;
     stub->stats.ar += is_ar;
-    stub->stats.diffusion += !is_ar;
+    stub->stats.adopted += is_adopted;
+    stub->stats.diffusion += !is_ar && !is_adopted;
     job_set(job, 0);
 }
 
@@ -247,6 +251,12 @@ static enum dip_status stub_send(struct dip_endpoint *endpoint, uint32_t to, con
     case DIP_MESSAGE_AR:
     case DIP_MESSAGE_DIFFUSION:
         job_new(stub, to, &message);
+        break;
+    case DIP_MESSAGE_ADOPT:
+        if (message.job_id != 0)
+            job_new(stub, to, &message);
+        else
+            stub->stats.forgotten++;
         break;
     case DIP_MESSAGE_HAND_OVER:
         job = *job_at(stub, message.as.hand_over.to_job_id);
@@ -321,17 +331,19 @@ struct dip_endpoint *dip_stub_endpoint(struct dip_stub *stub)
     return &stub->endpoint;
 }
 
-void dip_stub_join_one(struct dip_stub *stub, uint32_t address)
+void dip_stub_join_holding(struct dip_stub *stub, uint32_t address, struct dip_message_held *held)
 {
     struct dip_member_facts facts = {.version = DIP_VERSION, .device = "stub"};
     facts.roles = DIP_ROLE_AR | DIP_ROLE_DIFFUSION;
     facts.incarnation = address;
     snprintf(facts.name, sizeof facts.name, "stub-%u", address);
     struct dip_message appeared = {.kind = DIP_MESSAGE_APPEARED};
-    appeared.as.appeared.data = malloc(sizeof facts);
-    dip_assert(appeared.as.appeared.data);
-    memcpy(appeared.as.appeared.data, &facts, sizeof facts);
-    appeared.as.appeared.bytes = sizeof facts;
+    appeared.as.appeared.facts.data = malloc(sizeof facts);
+    dip_assert(appeared.as.appeared.facts.data);
+    memcpy(appeared.as.appeared.facts.data, &facts, sizeof facts);
+    appeared.as.appeared.facts.bytes = sizeof facts;
+    appeared.as.appeared.held = *held;
+    *held = (struct dip_message_held){.entries = {0}};
     stub->is_member[address] = true;
     say(stub, address, appeared);
     struct dip_message joined = {.kind = DIP_MESSAGE_JOINED};
@@ -341,6 +353,12 @@ void dip_stub_join_one(struct dip_stub *stub, uint32_t address)
     joined.as.joined.diffusion_slots = stub->options.slots;
     snprintf(joined.as.joined.fingerprint, sizeof joined.as.joined.fingerprint, "%064d", 0);
     say(stub, address, joined);
+}
+
+void dip_stub_join_one(struct dip_stub *stub, uint32_t address)
+{
+    struct dip_message_held nothing = {.entries = {0}};
+    dip_stub_join_holding(stub, address, &nothing);
 }
 
 void dip_stub_join(struct dip_stub *stub, struct dip_coordinator_daemon *daemon)

@@ -34,6 +34,9 @@ void dip_stub_join(struct dip_stub *stub, struct dip_coordinator_daemon *daemon)
 /* One joins (again), or is lost with all that it had. */
 void dip_stub_join_one(struct dip_stub *stub, uint32_t address);
 void dip_stub_lose(struct dip_stub *stub, uint32_t address);
+/* One joins that holds something from before (taken over); what is adopted is a finished picture.
+ */
+void dip_stub_join_holding(struct dip_stub *stub, uint32_t address, struct dip_message_held *held);
 
 /* From now on jobs are taken and nothing is done about them, or they go on. */
 void dip_stub_hold(struct dip_stub *stub, bool is_held);
@@ -43,5 +46,7 @@ void dip_stub_fail_next(struct dip_stub *stub, enum dip_status status);
 struct dip_stub_stats {
     int jobs; /* that it has now */
     uint64_t ar, diffusion, released;
+    uint64_t adopted, forgotten;
+    struct dip_job_origin origin; /* of the last AR job */
 };
 struct dip_stub_stats dip_stub_stats(const struct dip_stub *stub);

@@ -119,6 +119,11 @@ void dip__core_tell(struct dip_core *core, struct client *client, const struct d
         update.kind = DIP_UPDATE_PROGRESS;
         client->update(client->context, &update);
         break;
+    case DIP_ACTION_ADOPT:
+        update.kind = DIP_UPDATE_ADOPTED;
+        update.held_stage = action->held_stage;
+        client->update(client->context, &update);
+        break;
     case DIP_ACTION_RETRIED:
         update.kind = DIP_UPDATE_RETRIED;
         client->update(client->context, &update);

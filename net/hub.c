@@ -121,6 +121,7 @@ static enum dip_status send_welcome(struct link *link)
 {
     const struct dip_hub *hub = link->hub;
     struct dip_wire_welcome welcome = {.epoch = hub->epoch,
+                                       .protocol = link->facts.protocol,
                                        .heartbeat_ns = hub->options.heartbeat_ns};
     memcpy(welcome.cluster_id, hub->cluster_id, sizeof welcome.cluster_id);
     void *data = NULL;
@@ -151,7 +152,7 @@ static bool make_way(struct link *link, const struct dip_member_facts *facts)
 static void hello(struct link *link, uint64_t epoch, struct dip_message *message)
 {
     struct dip_hub *hub = link->hub;
-    const struct dip_member_facts *facts = message->as.appeared.data;
+    const struct dip_member_facts *facts = message->as.appeared.facts.data;
     memcpy(link->facts.name, facts->name, sizeof link->facts.name); /* for the log */
     if (epoch > hub->epoch) {
         hub->later_epoch = epoch > hub->later_epoch ? epoch : hub->later_epoch;
@@ -166,11 +167,11 @@ static void hello(struct link *link, uint64_t epoch, struct dip_message *message
         link_end(link, DIP_RPC_RESOURCE_EXHAUSTED, "this coordinator has no room for more workers");
         return;
     }
+    link->facts = *facts;
     if (send_welcome(link)) {
         link_end(link, DIP_RPC_RESOURCE_EXHAUSTED, "no memory for another worker");
         return;
     }
-    link->facts = *facts;
     link->address = address;
     hub->members[address] = link;
     message->from = address;

@@ -183,6 +183,8 @@ void dip_spoke_free(struct dip_spoke *spoke)
     dip_mailbox_free(spoke->inbox);
     mailbox_drain(spoke->outbox);
     mailbox_drain(spoke->hinges);
+    message = (struct dip_message){.kind = DIP_MESSAGE_HELD, .as.held = spoke->held};
+    dip_message_release(&message);
     dip_wire_reader_free(spoke->reader);
     free(spoke->hand_overs);
     free(spoke->frames);

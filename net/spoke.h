@@ -4,10 +4,11 @@
  * becomes frames on the stream, a HINGE sent to another member becomes a HingeService.Put to that
  * member's host, and commands and hinges that come are put into the inbox. When the stream ends it
  * is opened again, to whoever leads then, with jittered pauses; the worker first gets a RESET: the
- * coordinator that it knew has given its jobs to somebody else. The worker drops them and sends the
- * RESET back; what it said before that is dropped here, so that no word about an old job reaches
- * the new stream. A RESET also comes before the first stream. Commands of an older epoch than the
- * largest seen are answered FAILED and not passed on.
+ * coordinator that it knew has given its jobs to somebody else. The worker sends the RESET back
+ * with a list of what it holds of them, and newer lists (HELD) until the stream stands again: the
+ * hello tells the last one. What it said before the answer is dropped here, so that no word about
+ * an old job reaches the new stream. A RESET also comes before the first stream. Commands of an
+ * older epoch than the largest seen are answered FAILED and not passed on.
  *
  * A hinge is sent in chunks with CRC-32C and goes on where it broke off; a receiver that is busy or
  * restarting is tried again until the job is released or deadline_ns has passed.

@@ -18,7 +18,7 @@ enum { SPOKE_TOKEN_BYTES = 1024 + 8 };
 enum {
     ADDRESS_FIRST = 2,     /* of members that hinges are handed to */
     HAND_OVERS_MAX = 1024, /* remembered ones */
-    HELD_MAX = 8,          /* commands that wait for a place in the inbox */
+    DELAYED_MAX = 8,       /* commands that wait for a place in the inbox */
     PUTS_MAX = 64,         /* hinges on their way out */
     PEERS_MAX = 64,        /* workers that hinges went to */
     RECEIPTS_MAX = 16,     /* hinges on their way in */
@@ -121,11 +121,12 @@ struct dip_spoke {
     int64_t stepped_ns;
 
     /* down: RESET and commands that a full inbox has not taken */
-    uint64_t reset_serial;
+    uint64_t reset_serial, reset_epoch;
     bool is_reset_due; /* not in the inbox yet */
     bool is_fenced;    /* the worker has not answered it yet */
-    struct dip_message held[HELD_MAX];
-    int held_count;
+    struct dip_message delayed[DELAYED_MAX];
+    int delayed_count;
+    struct dip_message_held held; /* what the worker has from before, for the next hello */
 
     /* hinges */
     uint32_t address_last;

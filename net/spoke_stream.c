@@ -53,16 +53,19 @@ void dip__spoke_inbox_later(struct dip_spoke *spoke)
 static void inbox_fill(void *context)
 {
     struct dip_spoke *spoke = context;
-    struct dip_message reset = {.kind = DIP_MESSAGE_RESET, .job_id = spoke->reset_serial};
+    struct dip_message reset = {.kind = DIP_MESSAGE_RESET,
+                                .job_id = spoke->reset_serial,
+                                .as.reset.epoch = spoke->reset_epoch};
     if (spoke->is_reset_due && dip__spoke_deliver(spoke, &reset))
         spoke->is_reset_due = false;
     int done = 0;
-    while (!spoke->is_reset_due && done < spoke->held_count &&
-           dip__spoke_deliver(spoke, &spoke->held[done]))
+    while (!spoke->is_reset_due && done < spoke->delayed_count &&
+           dip__spoke_deliver(spoke, &spoke->delayed[done]))
         done++;
-    spoke->held_count -= done;
-    memmove(spoke->held, spoke->held + done, (size_t)spoke->held_count * sizeof spoke->held[0]);
-    if (spoke->is_reset_due || spoke->held_count > 0 || !dip__spoke_receive_deliver(spoke))
+    spoke->delayed_count -= done;
+    memmove(spoke->delayed, spoke->delayed + done,
+            (size_t)spoke->delayed_count * sizeof spoke->delayed[0]);
+    if (spoke->is_reset_due || spoke->delayed_count > 0 || !dip__spoke_receive_deliver(spoke))
         dip__spoke_inbox_later(spoke);
     else if (done > 0 && spoke->call)
         dip_rpc_call_resume(spoke->call);
@@ -70,10 +73,10 @@ static void inbox_fill(void *context)
 
 static void inbox_push(struct dip_spoke *spoke, struct dip_message *message)
 {
-    if (spoke->held_count == 0 && !spoke->is_reset_due && dip__spoke_deliver(spoke, message))
+    if (spoke->delayed_count == 0 && !spoke->is_reset_due && dip__spoke_deliver(spoke, message))
         return;
-    dip_assert(spoke->held_count < HELD_MAX); /* one may come after the pause */
-    spoke->held[spoke->held_count++] = *message;
+    dip_assert(spoke->delayed_count < DELAYED_MAX); /* one may come after the pause */
+    spoke->delayed[spoke->delayed_count++] = *message;
     dip_rpc_call_pause(spoke->call);
     dip__spoke_inbox_later(spoke);
 }
@@ -81,13 +84,14 @@ static void inbox_push(struct dip_spoke *spoke, struct dip_message *message)
 /* What was said before is not meant for the next stream. */
 static void fence(struct dip_spoke *spoke)
 {
-    for (int i = 0; i < spoke->held_count; i++)
-        dip_message_release(&spoke->held[i]);
-    spoke->held_count = 0;
+    for (int i = 0; i < spoke->delayed_count; i++)
+        dip_message_release(&spoke->delayed[i]);
+    spoke->delayed_count = 0;
     spoke->has_joined = false;
     spoke->is_fenced = true;
     spoke->is_reset_due = true;
     spoke->reset_serial++;
+    spoke->reset_epoch = spoke->epoch;
     inbox_fill(spoke);
 }
 
@@ -169,13 +173,26 @@ void dip__spoke_say_failed(struct dip_spoke *spoke, uint64_t job_id, enum dip_st
     frames_send(spoke);
 }
 
+/* What the next hello tells instead of what it would have told; empties *held. */
+static void held_take(struct dip_spoke *spoke, struct dip_message_held *held)
+{
+    struct dip_message before = {.kind = DIP_MESSAGE_HELD, .as.held = spoke->held};
+    dip_message_release(&before);
+    spoke->held = *held;
+    *held = (struct dip_message_held){0};
+}
+
 /* One message of the device thread's. */
 static void outgoing(struct dip_spoke *spoke, struct dip_message *message)
 {
     bool is_answer = message->kind == DIP_MESSAGE_RESET;
-    if (is_answer && message->job_id == spoke->reset_serial)
+    if (is_answer && message->job_id == spoke->reset_serial) {
         spoke->is_fenced = false;
-    if (!is_answer && !spoke->is_fenced) {
+        held_take(spoke, &message->as.reset.held);
+    } else if (message->kind == DIP_MESSAGE_HELD) {
+        if (!spoke->is_fenced && spoke->state == STREAM_DOWN)
+            held_take(spoke, &message->as.held);
+    } else if (!is_answer && !spoke->is_fenced) {
         if (message->kind == DIP_MESSAGE_JOINED) {
             spoke->joined = *message;
             spoke->has_joined = true;
@@ -299,6 +316,7 @@ static void welcome(struct dip_spoke *spoke, const void *data, size_t bytes)
     dip_flag_raise(&spoke->is_connected);
     dip__spoke_log(spoke, "connected to the coordinator at %s, epoch %llu", spoke->target,
                    (unsigned long long)spoke->epoch);
+    held_take(spoke, &(struct dip_message_held){{0}, {0}}); /* it has been told */
     if (spoke->has_joined)
         say(spoke, &spoke->joined);
     tick(spoke);
@@ -358,7 +376,8 @@ static enum dip_status send_hello(struct dip_spoke *spoke)
 {
     struct dip_message hello = {
         .kind = DIP_MESSAGE_APPEARED,
-        .as.appeared = {&spoke->options.facts, sizeof spoke->options.facts}};
+        .as.appeared = {.facts = {&spoke->options.facts, sizeof spoke->options.facts},
+                        .held = spoke->held}};
     struct dip_wire_envelope envelope = {.epoch = spoke->epoch};
     DIP_TRY(dip_wire_encode_event(&hello, &envelope, keep_frame, spoke));
     struct spoke_frame frame = spoke->frames[--spoke->frame_count];
@@ -399,7 +418,7 @@ static void connect_now(void *context)
 {
     struct dip_spoke *spoke = context;
     struct dip_why why = {0};
-    if (spoke->is_reset_due) { /* first things first */
+    if (spoke->is_fenced) { /* the hello says what the worker still holds */
         set_timer(spoke, &spoke->connect_timer, INBOX_NS);
         return;
     }

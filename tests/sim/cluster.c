@@ -38,12 +38,18 @@ static void small_clusters_keep_the_promises(void **state)
         all.duplicates += one.duplicates;
         all.groups_formed += one.groups_formed;
         all.retried += one.retried;
+        all.leaders += one.leaders;
+        for (int i = 0; i < DIP_HELD_STAGE_COUNT; i++)
+            all.adopted[i] += one.adopted[i];
         for (int i = 0; i < DIP_END_COUNT; i++)
             all.ended[i] += one.ended[i];
     }
     /* Trouble there was, of every kind, and most came through it. */
     assert_true(all.crashes > 100 && all.cuts > 100 && all.pauses > 100 && all.hangs > 100);
     assert_true(all.duplicates > 100 && all.groups_formed > 100 && all.retried > 100);
+    assert_true(all.leaders > 100);
+    assert_true(all.adopted[DIP_HELD_TOKENS] > 10 && all.adopted[DIP_HELD_HINGE] > 100);
+    assert_true(all.adopted[DIP_HELD_STEPS] > 10 && all.adopted[DIP_HELD_PICTURE] > 100);
     assert_true(all.ended[DIP_END_CANCELLED] > 100 && all.ended[DIP_END_DEADLINE] > 10);
     assert_true(all.ended[DIP_END_NO_WORKERS] > 0);
     assert_true(all.ended[DIP_END_QUEUE_TIME] > 0 && all.ended[DIP_END_POISONED] > 0);

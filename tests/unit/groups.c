@@ -67,8 +67,9 @@ static void appear(struct world *w, uint32_t from, const char *host)
 {
     struct dip_member_facts facts = {.roles = DIP_ROLE_AR};
     snprintf(facts.host_id, sizeof facts.host_id, "%s", host);
-    feed(w, &(struct dip_message){
-                .kind = DIP_MESSAGE_APPEARED, .from = from, .as.appeared = {&facts, sizeof facts}});
+    feed(w, &(struct dip_message){.kind = DIP_MESSAGE_APPEARED,
+                                  .from = from,
+                                  .as.appeared.facts = {&facts, sizeof facts}});
 }
 
 static void answer_about(struct world *w, enum dip_message_kind kind, uint32_t from, uint64_t epoch,

@@ -108,7 +108,7 @@ static void say_hello(struct seen *seen, const char *name, uint64_t incarnation)
     struct dip_member_facts facts = {
         .address = "127.0.0.1:1", .roles = DIP_ROLE_DIFFUSION, .incarnation = incarnation};
     struct dip_message hello = {.kind = DIP_MESSAGE_APPEARED,
-                                .as.appeared = {&facts, sizeof facts}};
+                                .as.appeared.facts = {&facts, sizeof facts}};
     snprintf(facts.name, sizeof facts.name, "%s", name);
     say(seen, &hello);
 }

@@ -37,14 +37,21 @@ struct world {
     int heard[8][KINDS];
     uint32_t appeared;       /* the last address */
     struct dip_message last; /* the last event of a job */
+    struct dip_held held;    /* the first of the last hello */
+    size_t held_count;
 };
 
 static void hear(void *context, struct dip_message *message)
 {
     struct world *w = context;
     w->heard[message->from][message->kind]++;
-    if (message->kind == DIP_MESSAGE_APPEARED)
+    if (message->kind == DIP_MESSAGE_APPEARED) {
+        const struct dip_payload *held = &message->as.appeared.held.entries;
         w->appeared = message->from;
+        w->held_count = held->bytes / sizeof w->held;
+        if (w->held_count > 0)
+            w->held = *(const struct dip_held *)held->data;
+    }
     if (message->job_id != 0)
         w->last = *message;
     if (message->kind == DIP_MESSAGE_PREVIEW || message->kind == DIP_MESSAGE_IMAGE)
@@ -107,6 +114,7 @@ static struct dip_message take(struct world *w, struct side *side, enum dip_mess
 static void answer_reset(struct world *w, struct side *side)
 {
     struct dip_message reset = take(w, side, DIP_MESSAGE_RESET);
+    reset.as.reset.held = (struct dip_message_held){.entries = {0}};
     assert_int_equal(dip_endpoint_send(side->endpoint, DIP_SPOKE_COORDINATOR, &reset), DIP_OK);
 }
 
@@ -216,21 +224,68 @@ static void what_was_said_before_the_reset_is_not_heard(void **state)
     world_open(&w, NULL);
     struct dip_message reset = take(&w, &w.b, DIP_MESSAGE_RESET);
     dip_spoke_set_coordinator(w.b.spoke, w.target);
-    WAIT_UNTIL(w.loop, dip_spoke_is_connected(w.b.spoke));
+    turn_for(&w, 200);
+    assert_false(dip_spoke_is_connected(w.b.spoke)); /* its hello says what the worker holds */
     assert_int_equal(post(&w.b, DIP_MESSAGE_JOINED, 0), DIP_OK);
     assert_int_equal(post(&w.b, DIP_MESSAGE_STEP, 9), DIP_OK); /* of a job that is long gone */
     struct dip_message wrong = reset;
     wrong.job_id--; /* the answer to an earlier one lifts nothing */
     assert_int_equal(dip_endpoint_send(w.b.endpoint, DIP_SPOKE_COORDINATOR, &wrong), DIP_OK);
     assert_int_equal(post(&w.b, DIP_MESSAGE_STEP, 9), DIP_OK);
+    assert_int_equal(dip_endpoint_send(w.b.endpoint, DIP_SPOKE_COORDINATOR, &reset), DIP_OK);
     WAIT_UNTIL(w.loop, w.heard[1][DIP_MESSAGE_HEARTBEAT] > 2);
     assert_int_equal(w.heard[1][DIP_MESSAGE_JOINED] + w.heard[1][DIP_MESSAGE_STEP], 0);
-    assert_int_equal(dip_endpoint_send(w.b.endpoint, DIP_SPOKE_COORDINATOR, &reset), DIP_OK);
     assert_int_equal(post(&w.b, DIP_MESSAGE_JOINED, 0), DIP_OK);
     assert_int_equal(post(&w.b, DIP_MESSAGE_STEP, 10), DIP_OK);
     WAIT_UNTIL(w.loop, w.heard[1][DIP_MESSAGE_STEP]);
     assert_int_equal(w.heard[1][DIP_MESSAGE_JOINED], 1);
     assert_int_equal(w.last.job_id, 10);
+    world_close(&w);
+}
+
+/* A list as a worker's device thread makes it. */
+static struct dip_message_held held_list(uint64_t job_id, int tokens)
+{
+    struct dip_held *held = calloc(1, sizeof *held);
+    int32_t *ids = calloc((size_t)tokens, sizeof *ids);
+    assert_true(held && ids);
+    *held = (struct dip_held){.epoch = 3,
+                              .job_id = job_id,
+                              .request_id = "r",
+                              .digest = {7},
+                              .done = tokens,
+                              .id_count = tokens,
+                              .left_ns = DIP_SECOND_NS};
+    return (struct dip_message_held){.entries = {held, sizeof *held},
+                                     .ids = {ids, (size_t)tokens * sizeof *ids}};
+}
+
+/* What is held from before is said with the next hello, as it was last told, and only once. */
+static void the_hello_says_what_is_held(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w, NULL);
+    struct dip_message reset = take(&w, &w.b, DIP_MESSAGE_RESET);
+    reset.as.reset.held = held_list(1, 5);
+    assert_int_equal(dip_endpoint_send(w.b.endpoint, DIP_SPOKE_COORDINATOR, &reset), DIP_OK);
+    struct dip_message newer = {.kind = DIP_MESSAGE_HELD, .as.held = held_list(2, 9)};
+    assert_int_equal(dip_endpoint_send(w.b.endpoint, DIP_SPOKE_COORDINATOR, &newer), DIP_OK);
+    turn_for(&w, 20);
+    dip_spoke_set_coordinator(w.b.spoke, w.target);
+    WAIT_UNTIL(w.loop, dip_spoke_is_connected(w.b.spoke));
+    assert_int_equal(w.held_count, 1);
+    assert_int_equal(w.held.job_id, 2);
+    assert_int_equal(w.held.id_count, 9);
+    struct dip_message late = {.kind = DIP_MESSAGE_HELD, .as.held = held_list(3, 1)};
+    assert_int_equal(dip_endpoint_send(w.b.endpoint, DIP_SPOKE_COORDINATOR, &late), DIP_OK);
+    turn_for(&w, 20);
+    dip_hub_dismiss(w.hub);
+    dip_hub_set_epoch(w.hub, 4);
+    WAIT_UNTIL(w.loop, !dip_spoke_is_connected(w.b.spoke));
+    answer_reset(&w, &w.b);
+    WAIT_UNTIL(w.loop, dip_spoke_is_connected(w.b.spoke));
+    assert_int_equal(w.held_count, 0);
     world_close(&w);
 }
 
@@ -250,10 +305,13 @@ static void joined_waits_for_the_stream(void **state)
     dip_hub_dismiss(w.hub);
     WAIT_UNTIL(w.loop, !dip_spoke_is_connected(w.b.spoke));
     dip_hub_set_epoch(w.hub, 4);
+    struct dip_message reset = take(&w, &w.b, DIP_MESSAGE_RESET);
+    assert_int_equal(reset.as.reset.epoch, 3); /* under which its jobs were given out */
+    reset.as.reset.held = (struct dip_message_held){.entries = {0}};
+    assert_int_equal(dip_endpoint_send(w.b.endpoint, DIP_SPOKE_COORDINATOR, &reset), DIP_OK);
     WAIT_UNTIL(w.loop, w.heard[2][DIP_MESSAGE_APPEARED]);
     WAIT_UNTIL(w.loop, w.heard[2][DIP_MESSAGE_HEARTBEAT]);
     assert_int_equal(w.heard[2][DIP_MESSAGE_JOINED], 0); /* the worker has not said so anew */
-    answer_reset(&w, &w.b);
     assert_int_equal(post(&w.b, DIP_MESSAGE_JOINED, 0), DIP_OK);
     WAIT_UNTIL(w.loop, w.heard[2][DIP_MESSAGE_JOINED] == 1);
     assert_int_equal(w.heard[1][DIP_MESSAGE_STEP] + w.heard[2][DIP_MESSAGE_STEP], 0);
@@ -329,7 +387,7 @@ static void a_deaf_coordinator_slows_the_device_down(void **state)
 {
     (void)state;
     struct world w;
-    struct puppet p = {.welcome.epoch = 1, .is_deaf = true};
+    struct puppet p = {.welcome = {.epoch = 1, .protocol = 1}, .is_deaf = true};
     puppet_open(&w, &p);
     side_open(&w, &w.b, "b", NULL);
     side_connect(&w, &w.b, w.target);
@@ -362,7 +420,7 @@ static void a_command_of_the_past_is_refused(void **state)
 {
     (void)state;
     struct world w;
-    struct puppet p = {.welcome.epoch = 5};
+    struct puppet p = {.welcome = {.epoch = 5, .protocol = 1}};
     puppet_open(&w, &p);
     side_open(&w, &w.b, "b", NULL);
     side_connect(&w, &w.b, w.target);
@@ -384,6 +442,7 @@ static void a_command_of_the_past_is_refused(void **state)
     /* Garbage is the end of the stream, not of the worker. */
     assert_int_equal(send_text(p.seen.call, "garbage", 0), DIP_OK);
     WAIT_UNTIL(w.loop, p.seen.closes == 1);
+    answer_reset(&w, &w.b);
     WAIT_UNTIL(w.loop, p.kinds[DIP_MESSAGE_APPEARED] == 2);
     world_close(&w);
 }
@@ -392,7 +451,7 @@ static void a_foreign_cluster_is_left(void **state)
 {
     (void)state;
     struct world w;
-    struct puppet p = {.welcome = {.epoch = 5, .cluster_id = "other"}};
+    struct puppet p = {.welcome = {.protocol = 1, .epoch = 5, .cluster_id = "other"}};
     puppet_open(&w, &p);
     side_open(&w, &w.b, "b", &(struct dip_spoke_options){.cluster_id = "mine"});
     answer_reset(&w, &w.b);
@@ -854,6 +913,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_said_before_the_reset_is_not_heard),
+        cmocka_unit_test(the_hello_says_what_is_held),
         cmocka_unit_test(joined_waits_for_the_stream),
         cmocka_unit_test(a_full_inbox_holds_commands_back),
         cmocka_unit_test(a_deaf_coordinator_slows_the_device_down),

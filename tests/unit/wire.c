@@ -123,6 +123,42 @@ static void any_params(struct dip_job_params *params)
     };
 }
 
+static void any_origin(struct dip_job_origin *origin)
+{
+    any_text(origin->request_id, sizeof origin->request_id);
+    any_text(origin->traceparent, sizeof origin->traceparent);
+    for (int i = 0; i < DIP_DIGEST_BYTES && any() % 8; i++)
+        origin->digest[i] = (unsigned char)any();
+}
+
+/* What a worker holds from before: tokens of the AR panel, steps, pictures. */
+static void any_held(struct dip_message_held *list)
+{
+    int count = (int)upto(20);
+    struct dip_held *entries = calloc((size_t)count + 1, sizeof *entries);
+    assert_non_null(entries);
+    list->entries = (struct dip_payload){entries, (size_t)count * sizeof *entries};
+    list->ids = any_ids(count > 0 ? upto(2000) : 0);
+    int ids_left = (int)(list->ids.bytes / sizeof(int32_t)), id_first = 0;
+    for (int i = 0; i < count; i++) {
+        struct dip_held *held = &entries[i];
+        *held = (struct dip_held){.epoch = any(), .job_id = any() | 1, .left_ns = upto(INT64_MAX)};
+        any_text(held->request_id, sizeof held->request_id);
+        held->digest[i] = 1;
+        held->image_index = (uint32_t)upto(DIP_IMAGES_MAX - 1);
+        held->stage = (enum dip_held_stage)upto(DIP_HELD_STAGE_COUNT - 1);
+        held->token_count = (int32_t)upto(DIP_IMAGE_TOKENS_MAX);
+        if (held->stage == DIP_HELD_STEPS)
+            held->done = (int32_t)upto(DIP_STEPS_MAX);
+        else if (held->stage != DIP_HELD_PICTURE)
+            held->done = (int32_t)upto(DIP_IMAGE_TOKENS_MAX);
+        held->id_first = id_first;
+        held->id_count = i == count - 1 ? ids_left : (int32_t)upto(ids_left);
+        id_first += held->id_count;
+        ids_left -= held->id_count;
+    }
+}
+
 /* The fields that this kind of group message has. */
 static void any_group(enum dip_message_kind kind, struct dip_message_group *group)
 {
@@ -145,15 +181,11 @@ static void any_group(enum dip_message_kind kind, struct dip_message_group *grou
 }
 
 static const enum dip_message_kind commands[] = {
-    DIP_MESSAGE_AR,
-    DIP_MESSAGE_HAND_OVER,
-    DIP_MESSAGE_DIFFUSION,
-    DIP_MESSAGE_RELEASE,
-    DIP_MESSAGE_DRAIN,
-    DIP_MESSAGE_UNDRAIN,
-    DIP_MESSAGE_PREPARE_GROUP,
-    DIP_MESSAGE_FORM_GROUP,
-    DIP_MESSAGE_DISSOLVE_GROUP,
+    DIP_MESSAGE_AR,         DIP_MESSAGE_HAND_OVER,
+    DIP_MESSAGE_DIFFUSION,  DIP_MESSAGE_RELEASE,
+    DIP_MESSAGE_ADOPT,      DIP_MESSAGE_DRAIN,
+    DIP_MESSAGE_UNDRAIN,    DIP_MESSAGE_PREPARE_GROUP,
+    DIP_MESSAGE_FORM_GROUP, DIP_MESSAGE_DISSOLVE_GROUP,
 };
 static const enum dip_message_kind events[] = {
     DIP_MESSAGE_APPEARED,    DIP_MESSAGE_JOINED,         DIP_MESSAGE_HEARTBEAT,
@@ -184,7 +216,8 @@ static void any_member(struct dip_message *m)
         any_hex(facts->model_digest);
         facts->incarnation = any();
         facts->roles = (uint32_t)roles[any() % 3];
-        m->as.appeared = (struct dip_payload){facts, sizeof *facts};
+        m->as.appeared.facts = (struct dip_payload){facts, sizeof *facts};
+        any_held(&m->as.appeared.held);
     } else {
         m->as.joined.roles = (uint32_t)roles[any() % 3];
         m->as.joined.ar_slots = (int32_t)upto(DIP_SLOTS_MAX);
@@ -227,6 +260,11 @@ static void any_numbers(struct dip_message *m)
     switch (m->kind) {
     case DIP_MESSAGE_HAND_OVER:
         m->as.hand_over.to_job_id = any() | 1;
+        break;
+    case DIP_MESSAGE_ADOPT:
+        m->job_id = any() % 2 ? m->job_id : 0;
+        m->as.adopt.held_epoch = any();
+        m->as.adopt.held_job_id = any() | 1;
         break;
     case DIP_MESSAGE_DRAIN:
     case DIP_MESSAGE_LEAVING:
@@ -278,11 +316,13 @@ static void any_message(enum dip_message_kind kind, struct dip_message *m)
     switch (kind) {
     case DIP_MESSAGE_AR:
         any_params(&m->as.ar.params);
+        any_origin(&m->as.ar.origin);
         m->as.ar.prompt_ids = any_ids(from1(DIP_PROMPT_TOKENS_MAX));
         m->as.ar.forced_ids = any_ids(upto(m->as.ar.params.token_count));
         break;
     case DIP_MESSAGE_DIFFUSION:
         any_params(&m->as.diffusion.params);
+        any_origin(&m->as.diffusion.origin);
         break;
     case DIP_MESSAGE_PREPARE_GROUP:
     case DIP_MESSAGE_FORM_GROUP:
@@ -333,9 +373,35 @@ static void assert_params(const struct dip_job_params *a, const struct dip_job_p
     assert_int_equal(a->preview_every, b->preview_every);
 }
 
+static void assert_origin(const struct dip_job_origin *a, const struct dip_job_origin *b)
+{
+    assert_string_equal(a->request_id, b->request_id);
+    assert_string_equal(a->traceparent, b->traceparent);
+    assert_memory_equal(a->digest, b->digest, sizeof a->digest);
+}
+
+static void assert_held(const struct dip_message_held *a, const struct dip_message_held *b)
+{
+    const struct dip_held *x = a->entries.data, *y = b->entries.data;
+    assert_int_equal(a->entries.bytes, b->entries.bytes);
+    assert_payload(&a->ids, &b->ids);
+    for (size_t i = 0; i < a->entries.bytes / sizeof *x; i++) {
+        assert_true(x[i].epoch == y[i].epoch && x[i].job_id == y[i].job_id);
+        assert_string_equal(x[i].request_id, y[i].request_id);
+        assert_memory_equal(x[i].digest, y[i].digest, sizeof x[i].digest);
+        assert_int_equal(x[i].image_index, y[i].image_index);
+        assert_int_equal(x[i].stage, y[i].stage);
+        assert_int_equal(x[i].done, y[i].done);
+        assert_int_equal(x[i].token_count, y[i].token_count);
+        assert_int_equal(x[i].id_first, y[i].id_first);
+        assert_int_equal(x[i].id_count, y[i].id_count);
+        assert_true(x[i].left_ns == y[i].left_ns);
+    }
+}
+
 static void assert_facts(const struct dip_message *a, const struct dip_message *b)
 {
-    const struct dip_member_facts *x = a->as.appeared.data, *y = b->as.appeared.data;
+    const struct dip_member_facts *x = a->as.appeared.facts.data, *y = b->as.appeared.facts.data;
     assert_string_equal(x->name, y->name);
     assert_string_equal(x->address, y->address);
     assert_string_equal(x->version, y->version);
@@ -344,6 +410,8 @@ static void assert_facts(const struct dip_message *a, const struct dip_message *
     assert_string_equal(x->device, y->device);
     assert_true(x->incarnation == y->incarnation);
     assert_int_equal(x->roles, y->roles);
+    assert_int_equal(y->protocol, 2);
+    assert_held(&a->as.appeared.held, &b->as.appeared.held);
 }
 
 static void assert_picture(const struct dip_message_picture *a, const struct dip_message_picture *b)
@@ -375,11 +443,13 @@ static void assert_message(const struct dip_message *a, const struct dip_message
     switch (a->kind) {
     case DIP_MESSAGE_AR:
         assert_params(&a->as.ar.params, &b->as.ar.params);
+        assert_origin(&a->as.ar.origin, &b->as.ar.origin);
         assert_payload(&a->as.ar.prompt_ids, &b->as.ar.prompt_ids);
         assert_payload(&a->as.ar.forced_ids, &b->as.ar.forced_ids);
         break;
     case DIP_MESSAGE_DIFFUSION:
         assert_params(&a->as.diffusion.params, &b->as.diffusion.params);
+        assert_origin(&a->as.diffusion.origin, &b->as.diffusion.origin);
         break;
     case DIP_MESSAGE_APPEARED:
         assert_facts(a, b);
@@ -738,7 +808,8 @@ static void half_a_character_is_no_offence(void **state)
 static void welcome_comes_first(void **state)
 {
     (void)state;
-    struct dip_wire_welcome welcome = {.epoch = 7, .heartbeat_ns = 200000000, .cluster_id = "c"};
+    struct dip_wire_welcome welcome = {
+        .epoch = 7, .protocol = 1, .heartbeat_ns = 200000000, .cluster_id = "c"};
     struct dip_wire_welcome back = {0};
     struct dip_wire_envelope envelope = {.epoch = 7};
     struct dip_message message = {.kind = DIP_MESSAGE_UNDRAIN};
@@ -758,6 +829,11 @@ static void welcome_comes_first(void **state)
     assert_int_equal(dip_wire_read_welcome(frames.data[0], frames.bytes[0], &why, &back),
                      DIP_INVALID);
     frames_free(&frames);
+    welcome.protocol = 3; /* of a later version that has not listened */
+    assert_int_equal(dip_wire_encode_welcome(&welcome, &data, &bytes), DIP_OK);
+    assert_int_equal(dip_wire_read_welcome(data, bytes, &why, &back), DIP_INVALID);
+    free(data);
+    welcome.protocol = 2;
     welcome.heartbeat_ns = 0; /* a worker that never rests */
     assert_int_equal(dip_wire_encode_welcome(&welcome, &data, &bytes), DIP_OK);
     assert_int_equal(dip_wire_read_welcome(data, bytes, &why, &back), DIP_INVALID);

@@ -173,7 +173,7 @@ static void worker_add(struct run *run, uint32_t address, uint32_t roles, bool i
     assert_non_null(facts);
     facts->roles = is_group ? DIP_ROLE_AR : 0; /* groups are formed of those only */
     struct dip_message appeared = {
-        .kind = DIP_MESSAGE_APPEARED, .from = address, .as.appeared = {facts, sizeof *facts}};
+        .kind = DIP_MESSAGE_APPEARED, .from = address, .as.appeared.facts = {facts, sizeof *facts}};
     pass_on(&run->gate, GATE, &appeared);
 }
 
