@@ -66,7 +66,7 @@ struct options {
     const char *token_file, *etcd_password_file; /* dip__secrets_read reads them */
     uint64_t seed;
     int64_t images, steps, top_k, threads, device, preview_every, timeout, grace;
-    int64_t ranks, ar_tp, ar_groups, diffusion, ar_slots, diffusion_slots;
+    int64_t ranks, ar_tp, ar_groups, diffusion, ar_slots, diffusion_slots, keep_time;
     int64_t queue_max, images_max, tenant_max, request_images_max, members_max, attempts;
     int64_t result_mib, result_time, deadline, hold, stall_time;
     int64_t heartbeat, silence, stuck_time;

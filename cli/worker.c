@@ -117,6 +117,8 @@ static enum dip_status start(struct worker *w, struct dip_why *why)
         .group_address = o->group_address,
         .ar_slots = (int)o->ar_slots,
         .diffusion_slots = (int)o->diffusion_slots,
+        .hold_ns = o->keep_time * DIP_SECOND_NS,
+        .job_log = w->observed.log,
         .log = on_log,
         .log_context = w,
     };

@@ -235,7 +235,9 @@ static enum dip_status worker_open(struct dip_worker_daemon *d, struct dip_why *
                                          .latent_width_max = o->latent_width_max,
                                          .ar_group = o->ar_group,
                                          .group_address = o->group_address,
-                                         .load = &d->load};
+                                         .load = &d->load,
+                                         .hold_ns = o->hold_ns,
+                                         .log = o->job_log};
     d->model = NULL; /* the worker's, also when it does not start */
     DIP_TRY(dip_worker_start(&options, why, &d->worker));
     text_copy(d->facts.device, sizeof d->facts.device, dip_worker_device_class(d->worker));

@@ -52,6 +52,9 @@ struct dip_worker_daemon_options {
     int latent_height_max;   /* [the model's] */
     int latent_width_max;    /* [the model's] */
 
+    int64_t hold_ns; /* as of dip_worker_options */
+
+    struct dip_log *job_log;                      /* as dip_worker_options.log */
     void (*log)(void *context, const char *text); /* events, from any thread; NULL = nobody */
     void *log_context;
 };

@@ -1,7 +1,8 @@
 /* worker/diffusion.c - diffusion jobs: a command and a hinge in, pictures to the file thread.
  *
  * The command comes from the coordinator and the hinge from another worker, in either order; the
- * job enters the engine when both are here. */
+ * job enters the engine when both are here. A finished picture's file stays with the file thread
+ * for a while, under the job's name. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +13,15 @@
 static struct diffusion_job *job_find(struct dip_worker *w, uint64_t id)
 {
     for (int i = 0; i < w->diffusion_job_count_max; i++)
-        if (w->diffusion_jobs[i].id == id)
+        if (w->diffusion_jobs[i].tag.handle != 0 && w->diffusion_jobs[i].tag.id == id)
+            return &w->diffusion_jobs[i];
+    return NULL;
+}
+
+static struct diffusion_job *job_of_handle(struct dip_worker *w, uint64_t handle)
+{
+    for (int i = 0; i < w->diffusion_job_count_max; i++)
+        if (w->diffusion_jobs[i].tag.handle == handle)
             return &w->diffusion_jobs[i];
     return NULL;
 }
@@ -24,31 +33,54 @@ static void job_free(struct diffusion_job *job)
     memset(job, 0, sizeof *job);
 }
 
-/* A place for a job that is not known yet; hinges whose command never came give way, oldest first:
- * their job was released before they arrived. */
+void dip__worker_diffusion_drop(struct dip_worker *w, struct diffusion_job *job)
+{
+    if (job->is_live)
+        dip_diffusion_engine_cancel(w->diffusion, job->tag.handle);
+    job_free(job);
+}
+
+void dip__worker_diffusion_release(struct dip_worker *w, uint64_t job_id)
+{
+    struct diffusion_job *job = job_id != 0 ? job_find(w, job_id) : NULL;
+    if (job)
+        dip__worker_diffusion_drop(w, job);
+}
+
+/* Hinges whose command never came (their job was released before they arrived), or held jobs: the
+ * oldest; NULL when there are none. */
+static struct diffusion_job *oldest_of(struct dip_worker *w, bool is_held)
+{
+    struct diffusion_job *oldest = NULL;
+    for (int i = 0; i < w->diffusion_job_count_max; i++) {
+        struct diffusion_job *job = &w->diffusion_jobs[i];
+        if (job->tag.handle != 0 && (is_held ? job->tag.id == 0 : !job->has_command) &&
+            (!oldest || job->tag.handle < oldest->tag.handle))
+            oldest = job;
+    }
+    return oldest;
+}
+
+/* A place for a job that is not known yet; what nobody has asked for gives way. */
 static struct diffusion_job *job_take(struct dip_worker *w, uint64_t id)
 {
-    struct diffusion_job *job = job_find(w, 0);
-    for (int i = 0; i < w->diffusion_job_count_max && !(job && job->id == 0); i++) {
-        struct diffusion_job *orphan = &w->diffusion_jobs[i];
-        if (!orphan->has_command && (!job || orphan->turn < job->turn))
-            job = orphan;
-    }
+    struct diffusion_job *job = job_of_handle(w, 0);
+    if (!job)
+        job = oldest_of(w, false);
+    if (!job)
+        job = oldest_of(w, true);
     if (!job)
         return NULL;
-    job_free(job);
-    job->id = id;
-    job->turn = ++w->turn;
+    dip__worker_diffusion_drop(w, job);
+    job->tag = (struct tag){.handle = ++w->handle_last, .id = id};
     return job;
 }
 
 static void job_fail(struct dip_worker *w, struct diffusion_job *job, enum dip_status status,
                      const char *text)
 {
-    dip__worker_fail(w, job->id, status, text);
-    if (job->is_live)
-        dip_diffusion_engine_cancel(w->diffusion, job->id);
-    job_free(job);
+    dip__worker_fail(w, job->tag.id, status, text);
+    dip__worker_diffusion_drop(w, job);
 }
 
 /* dip_trace_fn: runs inside an engine step, so a failure is only noted here. */
@@ -56,16 +88,17 @@ static void trace(void *context, uint64_t id, const char *name, const float *dat
                   const int64_t *dims, int rank)
 {
     struct dip_worker *w = context;
-    if (!dip__worker_trace(w, id, name, DIP_F32, data, dims, rank))
-        w->traced_job = job_find(w, id);
+    struct diffusion_job *job = job_of_handle(w, id);
+    if (job && !dip__worker_trace(w, job->tag.id, name, DIP_F32, data, dims, rank))
+        w->traced_job = job;
 }
 
 static bool trace_hidden(struct dip_worker *w, const struct diffusion_job *job)
 {
     int64_t H = w->options.model->config.ar.hidden;
     int64_t rows = (int64_t)(job->hidden.bytes / sizeof(float)) / H;
-    return dip__worker_trace(w, job->id, "hidden", DIP_F32, job->hidden.data, (int64_t[]){rows, H},
-                             2);
+    return dip__worker_trace(w, job->tag.id, "hidden", DIP_F32, job->hidden.data,
+                             (int64_t[]){rows, H}, 2);
 }
 
 static enum dip_preview_kind preview_kind(const struct dip_job_params *params)
@@ -86,7 +119,7 @@ static void job_admit(struct dip_worker *w, struct diffusion_job *job)
         return;
     int64_t H = w->options.model->config.ar.hidden;
     struct dip_diffusion_job engine_job = {
-        .id = job->id,
+        .id = job->tag.handle,
         .params = dip__worker_params(&job->params),
         .hidden = job->hidden.data,
         .hidden_rows = (int)((int64_t)(job->hidden.bytes / sizeof(float)) / H),
@@ -101,11 +134,18 @@ static void job_admit(struct dip_worker *w, struct diffusion_job *job)
         return;
     }
     enum dip_status status = dip_diffusion_engine_admit(w->diffusion, &engine_job);
+    struct diffusion_job *held;
+    while (status == DIP_BUSY && (held = oldest_of(w, true)) != NULL) {
+        dip__worker_diffusion_drop(w, held); /* it gives way to what is asked for */
+        status = dip_diffusion_engine_admit(w->diffusion, &engine_job);
+    }
     if (status) {
         job_fail(w, job, status, "the diffusion engine cannot hold this job");
         return;
     }
     job->is_live = true;
+    job->token_count = engine_job.hidden_rows - 1;
+    job->started_ns = dip_clock_now_ns();
     free(job->hidden.data); /* the engine has its own copy */
     job->hidden = (struct dip_payload){0};
 }
@@ -126,6 +166,8 @@ void dip__worker_diffusion_command(struct dip_worker *w, struct dip_message *mes
     }
     job->has_command = true;
     job->params = command->params;
+    job->tag.image_index = command->params.image_index;
+    job->tag.origin = command->origin;
     job->noise = command->noise;
     if (command->hidden.data)
         job->hidden = command->hidden;
@@ -147,17 +189,60 @@ void dip__worker_hinge(struct dip_worker *w, struct dip_message *message)
     job_admit(w, job);
 }
 
-void dip__worker_diffusion_release(struct dip_worker *w, uint64_t job_id)
+/* ---- pictures ---- */
+
+/* The file thread forgets what is pushed out; a mailbox that is full has that many such words in
+ * it, and the file thread's own bounds do the rest. */
+void dip__worker_picture_drop(struct dip_worker *w, struct picture *picture)
 {
-    struct diffusion_job *job = job_id != 0 ? job_find(w, job_id) : NULL;
-    if (!job)
-        return;
-    if (job->is_live)
-        dip_diffusion_engine_cancel(w->diffusion, job_id);
-    job_free(job);
+    struct file_work work = {.kind = FILE_FORGET, .handle = picture->tag.handle};
+    if (picture->tag.handle != 0 && dip_mailbox_push(w->file_work, &work))
+        return; /* next time */
+    *picture = (struct picture){.token_count = 0};
 }
 
-/* ---- what a step did ---- */
+/* From now on the picture's file answers to the job's name; 0 = it is not kept. */
+static uint64_t picture_keep(struct dip_worker *w, const struct diffusion_job *job)
+{
+    struct picture *place = &w->pictures[0];
+    if (!dip__tag_may_be_held(w, &job->tag))
+        return 0;
+    for (int i = 0; i < PICTURES_MAX; i++)
+        if (w->pictures[i].tag.handle < place->tag.handle)
+            place = &w->pictures[i]; /* free, or the oldest */
+    dip__worker_picture_drop(w, place);
+    if (place->tag.handle != 0)
+        return 0;
+    *place = (struct picture){.tag = job->tag, .token_count = job->token_count};
+    place->tag.until_ns = dip_clock_now_ns() + w->options.hold_ns;
+    return job->tag.handle;
+}
+
+static unsigned char *buffer_take(struct dip_worker *w)
+{
+    unsigned char *rgb = NULL;
+    enum dip_status status = dip_mailbox_pop(w->rgb_buffers, -1, &rgb);
+    dip_assert(status == DIP_OK);
+    return rgb;
+}
+
+static void file_work_push(struct dip_worker *w, const struct file_work *work)
+{
+    enum dip_status status;
+    while ((status = dip_mailbox_push(w->file_work, work)) == DIP_BUSY)
+        dip_clock_sleep(DIP_MS_NS); /* files to forget are before it */
+    dip_assert(status == DIP_OK);
+}
+
+void dip__worker_picture_resume(struct dip_worker *w, struct picture *picture)
+{
+    struct file_work work = {.kind = FILE_AGAIN,
+                             .job_id = picture->tag.id,
+                             .handle = picture->tag.handle,
+                             .rgb = buffer_take(w)};
+    dip__worker_say(w, &picture->tag, &(struct dip_message){.kind = DIP_MESSAGE_DECODED});
+    file_work_push(w, &work);
+}
 
 /* Copies the engine's picture into a buffer of the file thread. All buffers being in use means that
  * the file thread is behind: the device waits for it here, which bounds the memory. */
@@ -165,29 +250,48 @@ static void picture_send(struct dip_worker *w, enum file_work_kind kind, struct 
                          const struct dip_diffusion_event *event)
 {
     struct file_work work = {.kind = kind,
-                             .job_id = job->id,
+                             .job_id = job->tag.id,
                              .width = event->width,
                              .height = event->height,
                              .steps_done = event->steps_done};
     if (kind == FILE_IMAGE) {
+        work.handle = picture_keep(w, job);
         work.diffusion_ns = job->last_step_ns - job->conditioned_ns;
         work.vae_ns = dip_clock_now_ns() - job->last_step_ns;
+    } else if (job->tag.id == 0) {
+        return; /* nobody looks */
     }
-    enum dip_status status = dip_mailbox_pop(w->rgb_buffers, -1, &work.rgb);
-    dip_assert(status == DIP_OK);
+    work.rgb = buffer_take(w);
     memcpy(work.rgb, event->rgb, (size_t)event->width * (size_t)event->height * 3);
-    status = dip_mailbox_push(w->file_work, &work);
-    dip_assert(status == DIP_OK); /* there are as many places as buffers */
+    file_work_push(w, &work);
+}
+
+/* ---- what a step did ---- */
+
+static void say_step(struct dip_worker *w, const struct diffusion_job *job, int64_t step_ns)
+{
+    struct dip_message message = {
+        .kind = DIP_MESSAGE_STEP,
+        .as.step = {.steps_done = job->steps_done, .step_ns = step_ns},
+    };
+    dip__worker_say(w, &job->tag, &message);
+}
+
+void dip__worker_diffusion_resume(struct dip_worker *w, struct diffusion_job *job)
+{
+    if (job->conditioned_ns > 0)
+        dip__worker_say(w, &job->tag, &(struct dip_message){.kind = DIP_MESSAGE_CONDITIONED});
+    if (job->steps_done > 0)
+        say_step(w, job, 0);
 }
 
 static void job_step(struct dip_worker *w, struct diffusion_job *job,
                      const struct dip_diffusion_event *event, int64_t step_ns)
 {
     job->last_step_ns = dip_clock_now_ns();
-    struct dip_message message = {.kind = DIP_MESSAGE_STEP,
-                                  .job_id = job->id,
-                                  .as.step = {.steps_done = event->steps_done, .step_ns = step_ns}};
-    dip__worker_post(w, &message);
+    job->steps_done = event->steps_done;
+    w->has_held_news = w->has_held_news || job->tag.id == 0;
+    say_step(w, job, step_ns);
     if (event->rgb)
         picture_send(w, FILE_PREVIEW, job, event);
 }
@@ -197,12 +301,14 @@ static void job_decoded(struct dip_worker *w, struct diffusion_job *job,
 {
     job->is_live = false;
     if (job->params.is_traced &&
-        !dip__worker_trace(w, job->id, "image", DIP_U8, event->rgb,
+        !dip__worker_trace(w, job->tag.id, "image", DIP_U8, event->rgb,
                            (int64_t[]){event->height, event->width, 3}, 3)) {
         job_fail(w, job, DIP_NO_MEMORY, "no memory for the trace");
         return;
     }
-    dip__worker_post(w, &(struct dip_message){.kind = DIP_MESSAGE_DECODED, .job_id = job->id});
+    w->has_held_news = w->has_held_news || job->tag.id == 0;
+    dip__worker_say(w, &job->tag, &(struct dip_message){.kind = DIP_MESSAGE_DECODED});
+    dip__worker_log(w, &job->tag, "painted", dip_clock_now_ns() - job->started_ns);
     picture_send(w, FILE_IMAGE, job, event);
     job_free(job);
 }
@@ -210,13 +316,12 @@ static void job_decoded(struct dip_worker *w, struct diffusion_job *job,
 static void event_handle(struct dip_worker *w, const struct dip_diffusion_event *event,
                          int64_t step_ns)
 {
-    struct diffusion_job *job = job_find(w, event->id);
+    struct diffusion_job *job = job_of_handle(w, event->id);
     dip_assert(job && job->is_live);
     switch (event->kind) {
     case DIP_DIFFUSION_CONDITIONED:
         job->conditioned_ns = job->last_step_ns = dip_clock_now_ns();
-        dip__worker_post(w,
-                         &(struct dip_message){.kind = DIP_MESSAGE_CONDITIONED, .job_id = job->id});
+        dip__worker_say(w, &job->tag, &(struct dip_message){.kind = DIP_MESSAGE_CONDITIONED});
         break;
     case DIP_DIFFUSION_STEP:
         job_step(w, job, event, step_ns);
@@ -241,7 +346,7 @@ enum dip_status dip__worker_diffusion_step(struct dip_worker *w)
     int64_t step_ns = (dip_clock_now_ns() - begin_ns) / (event_count > 0 ? event_count : 1);
     for (int i = 0; i < event_count; i++)
         event_handle(w, &w->diffusion_events[i], step_ns);
-    if (w->traced_job && w->traced_job->id != 0)
+    if (w->traced_job && w->traced_job->tag.handle != 0)
         job_fail(w, w->traced_job, DIP_NO_MEMORY, "no memory for the trace");
     return DIP_OK;
 }

@@ -7,7 +7,8 @@
  *
  * Rank 0 of a formed group joins the coordinator's members and does AR jobs like any worker; its
  * steps are those of all ranks. The others follow and hear nothing of jobs here. When a group ends,
- * so do its jobs: the coordinator has their tokens and gives them out again.
+ * so do its jobs: the coordinator has their tokens and gives them out again. Without a coordinator
+ * the group draws what it holds to the end; what is not done by then keeps its tokens.
  *
  * Everything is the device thread's. It looks at its messages between two steps, and while it waits
  * for rank 0, for its group or for jobs, so that it can always be told to stop. */
@@ -62,8 +63,7 @@ static void take_down(struct dip_worker *w)
 {
     struct group *group = w->group;
     if (w->ar)
-        for (int i = 0; i < w->options.hinge_slots; i++)
-            dip__worker_ar_release(w, w->ar_jobs[i].id);
+        dip__worker_ar_part(w);
     if (group->comm)
         dip_comm_abort(group->comm);
     dip_ar_engine_free(group->engine);
@@ -98,13 +98,16 @@ void dip__worker_group_free(struct dip_worker *w)
     w->group = NULL;
 }
 
-/* Another coordinator may count its versions anew; what the old one said cannot come any more. */
+/* Another coordinator may count its versions anew; what the old one said cannot come any more. A
+ * group that has something to draw stands until the next one is formed. */
 void dip__worker_group_reset(struct dip_worker *w)
 {
     if (!w->group)
         return;
-    take_down(w);
-    w->group->name = (struct dip_message_group){0};
+    const struct dip_ar_engine *engine = w->group->engine;
+    if (!engine || dip_ar_engine_live(engine) == 0)
+        take_down(w);
+    w->group->name.epoch = 0;
 }
 
 /* ---- forming ---- */

@@ -1,9 +1,9 @@
 /* worker/leave.c - being told to stop: a broken stream, an operator's drain, the process's end.
  *
- *   RESET     the coordinator counts this worker as lost: every job goes, without a word about it
- *   DRAIN     the coordinator gives no more work; what runs longer than the grace is handed back
- *   LEAVING   the same, asked for by this process, which exits when it is drained: nothing runs, no
- *             hinge is kept for anybody, every picture has been sent
+ *   RESET     the coordinator counts this worker as lost: every job is held or goes (held.c),
+ * without a word about it DRAIN     the coordinator gives no more work; what runs longer than the
+ * grace is handed back LEAVING   the same, asked for by this process, which exits when it is
+ * drained: nothing runs, no hinge is kept for anybody, every picture has been sent
  *
  * A job that comes all the same while the worker leaves was on its way before the coordinator heard
  * of it, and is done. The coordinator answers LEAVING with DRAIN, after which nothing more is on
@@ -17,10 +17,10 @@
 static bool has_job(const struct dip_worker *w)
 {
     for (int i = 0; i < w->options.hinge_slots; i++)
-        if (w->ar_jobs[i].id != 0)
+        if (w->ar_jobs[i].tag.id != 0)
             return true;
     for (int i = 0; i < w->diffusion_job_count_max; i++)
-        if (w->diffusion_jobs[i].id != 0 && w->diffusion_jobs[i].has_command)
+        if (w->diffusion_jobs[i].tag.id != 0 && w->diffusion_jobs[i].has_command)
             return true;
     return dip__worker_group_is_busy(w);
 }
@@ -39,24 +39,18 @@ static bool files_take(struct dip_worker *w, int64_t wait_ns)
     return count == FILE_BUFFERS;
 }
 
-static void jobs_forget(struct dip_worker *w)
-{
-    for (int i = 0; i < w->options.hinge_slots; i++)
-        dip__worker_ar_release(w, w->ar_jobs[i].id);
-    for (int i = 0; i < w->diffusion_job_count_max; i++)
-        dip__worker_diffusion_release(w, w->diffusion_jobs[i].id);
-}
-
 void dip__worker_reset(struct dip_worker *w, const struct dip_message *message)
 {
     struct dip_message answer = {.kind = DIP_MESSAGE_RESET, .job_id = message->job_id};
-    jobs_forget(w);
-    dip__worker_group_reset(w);
-    w->hand_back_ns = 0;
     bool is_quiet = files_take(w, -1); /* a picture that comes late would be another job's */
     dip_assert(is_quiet);
+    dip__worker_hold(w, message->as.reset.epoch);
+    dip__worker_group_reset(w);
+    w->hand_back_ns = 0;
+    answer.as.reset.held = dip__worker_held_list(w);
     dip__worker_post(w, &answer);
-    dip__worker_join(w);
+    if (!w->group) /* a group joins when it is formed */
+        dip__worker_join(w);
 }
 
 void dip__worker_drain(struct dip_worker *w, const struct dip_message *message)
@@ -90,12 +84,16 @@ static void hand_back(struct dip_worker *w)
 {
     static const char text[] = "handed back: the worker is being drained";
     for (int i = 0; i < w->options.hinge_slots; i++)
-        if (w->ar_jobs[i].id != 0)
-            dip__worker_fail(w, w->ar_jobs[i].id, DIP_CANCELLED, text);
+        if (w->ar_jobs[i].tag.id != 0) {
+            dip__worker_fail(w, w->ar_jobs[i].tag.id, DIP_CANCELLED, text);
+            dip__worker_ar_drop(w, &w->ar_jobs[i]);
+        }
     for (int i = 0; i < w->diffusion_job_count_max; i++)
-        if (w->diffusion_jobs[i].id != 0 && w->diffusion_jobs[i].has_command)
-            dip__worker_fail(w, w->diffusion_jobs[i].id, DIP_CANCELLED, text);
-    jobs_forget(w);
+        if (w->diffusion_jobs[i].tag.id != 0) {
+            if (w->diffusion_jobs[i].has_command)
+                dip__worker_fail(w, w->diffusion_jobs[i].tag.id, DIP_CANCELLED, text);
+            dip__worker_diffusion_drop(w, &w->diffusion_jobs[i]);
+        }
 }
 
 void dip__worker_leave_step(struct dip_worker *w)

@@ -6,40 +6,63 @@
 #include <pthread.h>
 
 #include "base/flag.h"
+#include "base/log.h"
 #include "base/mailbox.h"
 #include "cluster/cluster.h"
 #include "engine/engine.h"
 #include "worker/worker.h"
 
-enum { FILE_BUFFERS = 3, PREFILL_ROWS_MAX = 256 };
+enum { FILE_BUFFERS = 3, PREFILL_ROWS_MAX = 256, PICTURES_MAX = 64 };
 
-/* An AR job, from its command to RELEASE; after the last token it keeps the hinge. */
+/* Whose a piece of work is. While its coordinator is gone it is held: it goes on without a word,
+ * until another coordinator adopts it or its time is over (held.c). */
+struct tag {
+    uint64_t handle; /* what the engines and the file thread call it; 0 = the place is free */
+    uint64_t id;     /* what the coordinator calls it; 0 = held */
+    uint32_t image_index;
+    struct dip_job_origin origin;
+    uint64_t held_epoch, held_id; /* while held: under which it was given out */
+    int64_t until_ns;             /* while held: then it is forgotten */
+};
+
+/* An AR job, from its command to RELEASE; after the last token it keeps the hinge. Neither live nor
+ * with a hinge: it has lost its slot while it was held, and is drawn on when somebody adopts it. */
 struct ar_job {
-    uint64_t id; /* 0 = free */
-    bool is_traced;
+    struct tag tag;
     bool is_live; /* in the engine */
-    int tokens_sent;
-    int64_t started_ns, prefilled_ns;
+    struct dip_job_params params;
+    struct dip_payload prompt_ids;
+    int32_t *ids; /* [image_tokens_max] drawn so far, reserved at the start */
+    int id_count, ids_sent;
+    int64_t started_ns, prefilled_ns, done_ns;
     struct dip_payload hinge; /* f32 [rows, H] */
 };
 
 /* A diffusion job, from its command (or its hinge, whichever came first) to DECODED. */
 struct diffusion_job {
-    uint64_t id; /* 0 = free */
-    uint64_t turn;
+    struct tag tag;
     bool has_command;
     bool is_live; /* in the engine */
     struct dip_job_params params;
     struct dip_payload hidden, noise;
-    int64_t conditioned_ns, last_step_ns;
+    int token_count, steps_done;
+    int64_t started_ns, conditioned_ns, last_step_ns;
 };
 
-enum file_work_kind { FILE_STOP, FILE_PREVIEW, FILE_IMAGE };
+/* A picture that the file thread keeps for whoever asks again. */
+struct picture {
+    struct tag tag;
+    int token_count;
+};
 
-/* One picture to encode. rgb is one of the worker's buffers and goes back when it is done. */
+enum file_work_kind { FILE_STOP, FILE_PREVIEW, FILE_IMAGE, FILE_AGAIN, FILE_FORGET };
+
+/* What the file thread is to do. Whatever may make it speak has one of the worker's buffers, which
+ * goes back when it is done: with all of them in hand nothing more is said. */
 struct file_work {
     enum file_work_kind kind;
-    uint64_t job_id;
+    uint64_t job_id; /* 0 = nobody is told */
+    uint64_t handle; /* IMAGE: the file is kept under it, 0 = it is not */
     unsigned char *rgb;
     int width, height, steps_done;
     int64_t diffusion_ns, vae_ns;
@@ -70,13 +93,18 @@ struct dip_worker {
 
     struct group *group; /* group.c; NULL unless it is a rank of a group */
 
-    uint64_t turn;
+    uint64_t handle_last;
     struct ar_job *ar_jobs; /* [hinge_slots] */
     struct dip_ar_event *ar_events;
     struct diffusion_job *diffusion_jobs; /* [diffusion_job_count_max] */
     int diffusion_job_count_max;
     struct dip_diffusion_event *diffusion_events;
     struct diffusion_job *traced_job; /* during one step: whose trace could not be sent */
+    struct picture pictures[PICTURES_MAX];
+
+    bool is_holding;      /* something is held */
+    bool has_held_news;   /* the last list is not true any more */
+    int64_t held_said_ns; /* when that was */
 };
 
 /* ---- worker.c ---- */
@@ -85,6 +113,11 @@ struct dip_worker {
 void dip__worker_post(struct dip_worker *worker, struct dip_message *message);
 void dip__worker_fail(struct dip_worker *worker, uint64_t job_id, enum dip_status status,
                       const char *text);
+/* The same about a piece of work: nothing while it is held, except that the payload goes. */
+void dip__worker_say(struct dip_worker *worker, const struct tag *tag, struct dip_message *message);
+/* A line about work that is done, with the request that it is of. */
+void dip__worker_log(struct dip_worker *worker, const struct tag *tag, const char *what,
+                     int64_t took_ns);
 /* Sends one traced tensor; false when there was no memory for the copy. */
 bool dip__worker_trace(struct dip_worker *worker, uint64_t job_id, const char *name,
                        enum dip_dtype dtype, const void *data, const int64_t *dims, int rank);
@@ -130,11 +163,30 @@ void dip__worker_leave_step(struct dip_worker *worker);
 /* Shows what is going on to the thread that sends heartbeats. */
 void dip__worker_load_show(struct dip_worker *worker);
 
+/* ---- held.c ---- */
+
+/* Of a digest that says something. */
+bool dip__tag_may_be_held(const struct dip_worker *worker, const struct tag *tag);
+/* The stream that ran under this epoch has ended: what is worth it is held, the rest goes. */
+void dip__worker_hold(struct dip_worker *worker, uint64_t epoch);
+/* What is held; empty when there is no memory for the list. */
+struct dip_message_held dip__worker_held_list(struct dip_worker *worker);
+void dip__worker_adopt(struct dip_worker *worker, const struct dip_message *message);
+/* Nobody wants the picture of this job any more. */
+void dip__worker_picture_release(struct dip_worker *worker, uint64_t job_id);
+/* Every turn: what is over, and what is new. */
+void dip__worker_held_step(struct dip_worker *worker);
+
 /* ---- ar.c ---- */
 
 void dip__worker_ar_command(struct dip_worker *worker, struct dip_message *message);
 void dip__worker_hand_over(struct dip_worker *worker, const struct dip_message *message);
 void dip__worker_ar_release(struct dip_worker *worker, uint64_t job_id);
+void dip__worker_ar_drop(struct dip_worker *worker, struct ar_job *job);
+/* The engine goes, with all that is in it; what is held keeps its tokens. */
+void dip__worker_ar_part(struct dip_worker *worker);
+/* Says all of it again, and draws on what had lost its slot. */
+void dip__worker_ar_resume(struct dip_worker *worker, struct ar_job *job);
 DIP_MUST_USE enum dip_status dip__worker_ar_step(struct dip_worker *worker);
 
 /* ---- diffusion.c ---- */
@@ -142,6 +194,11 @@ DIP_MUST_USE enum dip_status dip__worker_ar_step(struct dip_worker *worker);
 void dip__worker_diffusion_command(struct dip_worker *worker, struct dip_message *message);
 void dip__worker_hinge(struct dip_worker *worker, struct dip_message *message);
 void dip__worker_diffusion_release(struct dip_worker *worker, uint64_t job_id);
+void dip__worker_diffusion_drop(struct dip_worker *worker, struct diffusion_job *job);
+void dip__worker_diffusion_resume(struct dip_worker *worker, struct diffusion_job *job);
+/* The file is said again; the other forgets it. */
+void dip__worker_picture_resume(struct dip_worker *worker, struct picture *picture);
+void dip__worker_picture_drop(struct dip_worker *worker, struct picture *picture);
 DIP_MUST_USE enum dip_status dip__worker_diffusion_step(struct dip_worker *worker);
 
 /* ---- file.c ---- */

@@ -9,8 +9,10 @@
 #include "base/clock.h"
 #include "worker/state.h"
 
-/* How often one that leaves looks whether it may. */
+/* How often one that leaves looks whether it may, and one that holds something whether it is due.
+ */
 #define LEAVE_LOOK_NS (INT64_C(10) * DIP_MS_NS)
+#define HELD_LOOK_NS  (INT64_C(200) * DIP_MS_NS)
 
 /* What the device thread tells dip_worker_start. */
 struct start_report {
@@ -35,8 +37,37 @@ void dip__worker_fail(struct dip_worker *worker, uint64_t job_id, enum dip_statu
 {
     struct dip_message message = {
         .kind = DIP_MESSAGE_FAILED, .job_id = job_id, .as.failed.status = status};
+    if (job_id == 0)
+        return; /* held: nobody hears of it */
     snprintf(message.as.failed.text, sizeof message.as.failed.text, "%s", text);
     dip__worker_post(worker, &message);
+}
+
+void dip__worker_say(struct dip_worker *worker, const struct tag *tag, struct dip_message *message)
+{
+    message->job_id = tag->id;
+    if (tag->id != 0)
+        dip__worker_post(worker, message);
+    else
+        dip_message_release(message);
+}
+
+void dip__worker_log(struct dip_worker *worker, const struct tag *tag, const char *what,
+                     int64_t took_ns)
+{
+    struct dip_log_line line;
+    char trace_id[33];
+    if (!worker->options.log || !tag->origin.request_id[0])
+        return;
+    dip_log_begin(&line, worker->options.log, DIP_LOG_INFO, what);
+    dip_log_text(&line, "request_id", tag->origin.request_id);
+    dip_log_int(&line, "image", tag->image_index);
+    dip_log_ms(&line, "took_ms", took_ns);
+    if (tag->origin.traceparent[0]) {
+        snprintf(trace_id, sizeof trace_id, "%.32s", tag->origin.traceparent + 3);
+        dip_log_text(&line, "trace_id", trace_id);
+    }
+    dip_log_end(&line);
 }
 
 struct dip_payload dip__payload_copy(const void *data, size_t bytes)
@@ -156,11 +187,9 @@ static void jobs_fail(struct dip_worker *w)
     snprintf(text, sizeof text, "the %s device failed: %s", dip_device_backend(w->device),
              dip_status_text(w->device_status));
     for (int i = 0; i < w->options.hinge_slots; i++)
-        if (w->ar_jobs[i].id != 0)
-            dip__worker_fail(w, w->ar_jobs[i].id, DIP_DEVICE, text);
+        dip__worker_fail(w, w->ar_jobs[i].tag.id, DIP_DEVICE, text);
     for (int i = 0; i < w->diffusion_job_count_max; i++)
-        if (w->diffusion_jobs[i].id != 0)
-            dip__worker_fail(w, w->diffusion_jobs[i].id, DIP_DEVICE, text);
+        dip__worker_fail(w, w->diffusion_jobs[i].tag.id, DIP_DEVICE, text);
 }
 
 void dip__worker_handle(struct dip_worker *w, struct dip_message *message)
@@ -184,6 +213,10 @@ void dip__worker_handle(struct dip_worker *w, struct dip_message *message)
     case DIP_MESSAGE_RELEASE:
         dip__worker_ar_release(w, message->job_id);
         dip__worker_diffusion_release(w, message->job_id);
+        dip__worker_picture_release(w, message->job_id);
+        break;
+    case DIP_MESSAGE_ADOPT:
+        dip__worker_adopt(w, message);
         break;
     case DIP_MESSAGE_RESET:
         dip__worker_reset(w, message);
@@ -212,6 +245,15 @@ static bool has_live_job(const struct dip_worker *w)
 {
     return !w->is_device_dead && ((w->ar && dip_ar_engine_live(w->ar) > 0) ||
                                   (w->diffusion && dip_diffusion_engine_live(w->diffusion) > 0));
+}
+
+/* Something whose time will be over. */
+static bool has_kept(const struct dip_worker *w)
+{
+    bool has = w->is_holding;
+    for (int i = 0; i < PICTURES_MAX && !has; i++)
+        has = w->pictures[i].tag.handle != 0;
+    return has;
 }
 
 static void count_step(struct dip_worker *w, bool is_ar, int64_t took_ns)
@@ -253,7 +295,8 @@ static void turn(struct dip_worker *w)
 {
     struct dip_message message;
     bool is_watching = w->is_leaving || w->hand_back_ns != 0;
-    int64_t wait_ns = has_live_job(w) ? 0 : is_watching ? LEAVE_LOOK_NS : -1;
+    int64_t idle_ns = is_watching ? LEAVE_LOOK_NS : has_kept(w) ? HELD_LOOK_NS : -1;
+    int64_t wait_ns = has_live_job(w) ? 0 : idle_ns;
     wait_ns = dip__worker_group_wait_ns(w, wait_ns);
     enum dip_status status = DIP_OK;
     while (!w->is_stopping && (dip__worker_group_pending(w, &message) ||
@@ -263,6 +306,7 @@ static void turn(struct dip_worker *w)
     }
     if (!w->is_stopping && status == DIP_CANCELLED)
         w->is_stopping = true;
+    dip__worker_held_step(w);
     dip__worker_leave_step(w);
     dip__worker_load_show(w);
     if (w->is_stopping || w->is_device_dead)
@@ -299,6 +343,16 @@ static void *device_main(void *argument)
 
 /* ---- start and stop ---- */
 
+static bool ids_reserve(struct dip_worker *w)
+{
+    for (int i = 0; i < w->options.hinge_slots; i++) {
+        w->ar_jobs[i].ids = calloc((size_t)w->options.image_tokens_max, sizeof(int32_t));
+        if (!w->ar_jobs[i].ids)
+            return false;
+    }
+    return true;
+}
+
 static enum dip_status buffers_reserve(struct dip_worker *w)
 {
     const struct dip_worker_options *o = &w->options;
@@ -311,10 +365,12 @@ static enum dip_status buffers_reserve(struct dip_worker *w)
     w->ar_events = calloc((size_t)o->ar_slots, sizeof *w->ar_events);
     w->diffusion_jobs = calloc((size_t)w->diffusion_job_count_max, sizeof *w->diffusion_jobs);
     w->diffusion_events = calloc((size_t)o->diffusion_slots, sizeof *w->diffusion_events);
-    if (!w->ar_jobs || !w->ar_events || !w->diffusion_jobs || !w->diffusion_events)
+    if (!w->ar_jobs || !w->ar_events || !w->diffusion_jobs || !w->diffusion_events ||
+        !ids_reserve(w))
         return DIP_NO_MEMORY;
     DIP_TRY(dip_mailbox_new(sizeof(struct start_report), 1, &w->started));
-    DIP_TRY(dip_mailbox_new(sizeof(struct file_work), FILE_BUFFERS + 1, &w->file_work));
+    DIP_TRY(
+        dip_mailbox_new(sizeof(struct file_work), FILE_BUFFERS + 1 + PICTURES_MAX, &w->file_work));
     DIP_TRY(dip_mailbox_new(sizeof w->rgb[0], FILE_BUFFERS, &w->rgb_buffers));
     for (int i = 0; i < FILE_BUFFERS; i++) {
         w->rgb[i] = malloc(rgb_bytes);
@@ -327,8 +383,11 @@ static enum dip_status buffers_reserve(struct dip_worker *w)
 
 static void worker_free(struct dip_worker *w)
 {
-    for (int i = 0; w->ar_jobs && i < w->options.hinge_slots; i++)
+    for (int i = 0; w->ar_jobs && i < w->options.hinge_slots; i++) {
         free(w->ar_jobs[i].hinge.data);
+        free(w->ar_jobs[i].prompt_ids.data);
+        free(w->ar_jobs[i].ids);
+    }
     for (int i = 0; w->diffusion_jobs && i < w->diffusion_job_count_max; i++) {
         free(w->diffusion_jobs[i].hidden.data);
         free(w->diffusion_jobs[i].noise.data);
@@ -349,7 +408,11 @@ static void file_thread_stop(struct dip_worker *w)
 {
     struct file_work stop = {.kind = FILE_STOP};
     enum dip_status status = dip_mailbox_push(w->file_work, &stop);
-    dip_assert(status == DIP_OK); /* a place more than there are buffers */
+    while (status == DIP_BUSY) { /* files to forget are before it */
+        dip_clock_sleep(DIP_MS_NS);
+        status = dip_mailbox_push(w->file_work, &stop);
+    }
+    dip_assert(status == DIP_OK);
     pthread_join(w->file_thread, NULL);
 }
 

@@ -34,6 +34,10 @@ struct dip_worker_options {
     const char *group_address;    /* of this host, numeric, for ranks on other hosts; NULL = all
                                      ranks of its groups are on this one */
     struct dip_member_load *load; /* NULL, or written by the device thread as it goes */
+    /* Work whose coordinator is gone is held so long for the next one; finished pictures are kept
+     * so long in any case. 0 = it is dropped. */
+    int64_t hold_ns;
+    struct dip_log *log; /* NULL, or a line for each job that is done */
 };
 
 /* Starts the threads, opens the device, prepares the model and joins; returns when the worker is

@@ -3,7 +3,7 @@
  * that" and "wait until".
  *
  * The test program is the worker's program, too: `test worker ROLES NAME PORT`, with roles a, d, or
- * g for a rank of a tensor-parallel group. */
+ * g for a rank of a tensor-parallel group, and s for one that holds work for a second only. */
 #pragma once
 
 #include <setjmp.h>
@@ -54,6 +54,8 @@ struct heard_member {
     struct dip_member_facts facts;
     struct dip_message_joined slots;
     struct dip_message_heartbeat beat;
+    struct dip_held held[16]; /* of its hello */
+    int held_count;
 };
 
 /* News of a group, in the order of their coming. */
@@ -78,6 +80,7 @@ struct cluster {
     struct heard_group groups[CLUSTER_GROUPS];
     int group_count;
     pid_t pids[CLUSTER_PROCESSES];
+    unsigned char digest; /* of the requests that jobs are of; 0 = none */
 };
 
 /* Turns the loop until the condition holds; fails the test when it never does. */
@@ -152,14 +155,22 @@ static inline void hear_job(struct cluster *c, struct dip_message *message)
     }
 }
 
+static inline void hear_hello(struct heard_member *member, const struct dip_message_appeared *said)
+{
+    *member = (struct heard_member){.facts = *(struct dip_member_facts *)said->facts.data};
+    member->held_count = (int)(said->held.entries.bytes / sizeof member->held[0]);
+    assert_in_range(member->held_count, 0, 16);
+    if (member->held_count > 0)
+        memcpy(member->held, said->held.entries.data, said->held.entries.bytes);
+}
+
 static inline void hear(void *context, struct dip_message *message)
 {
     struct cluster *c = context;
     assert_in_range(message->from, 1, CLUSTER_MEMBERS);
     struct heard_member *member = &c->members[message->from];
     if (message->kind == DIP_MESSAGE_APPEARED)
-        *member =
-            (struct heard_member){.facts = *(struct dip_member_facts *)message->as.appeared.data};
+        hear_hello(member, &message->as.appeared);
     else
         member->late += member->lost;
     switch (message->kind) {
@@ -343,6 +354,7 @@ static inline int worker_main(char **arguments)
         .ar_slots = 2,
         .diffusion_slots = 2,
         .image_tokens_max = CLUSTER_TOKENS_MAX,
+        .hold_ns = (strchr(arguments[2], 's') ? 1 : 60) * DIP_SECOND_NS,
         .log = worker_log,
         .log_context = arguments[3]};
     if (dip_worker_daemon_start(&options, &why, &daemon)) {
@@ -386,6 +398,7 @@ static inline void tell_ar(struct cluster *c, uint32_t to, uint64_t job_id, int 
 {
     struct dip_message message = {
         .kind = DIP_MESSAGE_AR, .job_id = job_id, .as.ar.params = job_params(steps)};
+    message.as.ar.origin.digest[0] = c->digest;
     int32_t *ids = malloc(PROMPT_IDS * sizeof *ids);
     assert_non_null(ids);
     for (int i = 0; i < PROMPT_IDS; i++)
@@ -398,6 +411,7 @@ static inline void tell_diffusion(struct cluster *c, uint32_t to, uint64_t job_i
 {
     struct dip_message message = {
         .kind = DIP_MESSAGE_DIFFUSION, .job_id = job_id, .as.diffusion.params = job_params(steps)};
+    message.as.diffusion.origin.digest[0] = c->digest;
     tell(c, to, &message);
 }
 

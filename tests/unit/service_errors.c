@@ -450,7 +450,7 @@ static void a_device_that_fails_costs_a_replay(void **state)
     assert_true(a.files[0].is_right);
     assert_int_equal(count_kind(&a, DIPTYCH__V1__EVENT__KIND_RETRIED), 1);
     assert_int_equal(dip_stub_stats(f.stub).diffusion, 2);
-    assert_int_equal(dip_coordinator_daemon_stats(f.daemon)->replays, 1);
+    assert_int_equal(dip_coordinator_daemon_stats(f.daemon)->replays[DIP_SETBACK_DEVICE], 1);
 }
 
 int main(void)
