@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tools/setup/go.sh
+. tests/helm/definitions.bash
 made=build/helm
 mkdir -p "$made"
 /usr/bin/python3 -c 'import yaml' || { echo "error: /usr/bin/python3 has no yaml"; echo "  fix: apt-get install python3-yaml"; exit 1; }
@@ -12,13 +13,6 @@ mkdir -p "$made"
 ln -sfn "$(go_helm)" "$made/helm"
 ln -sfn "$(go_kubeconform)" "$made/kubeconform"
 
-# What others define, in the versions that the chart is tested against.
-definitions=(
-  "github.com/cert-manager/cert-manager 1.21.2 deploy/crds/cert-manager.io_certificates.yaml deploy/crds/cert-manager.io_issuers.yaml"
-  "github.com/kedacore/keda/v2 2.21.0 config/crd/bases/keda.sh_scaledobjects.yaml config/crd/bases/keda.sh_triggerauthentications.yaml"
-  "sigs.k8s.io/lws 0.7.0 config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml"
-  "github.com/prometheus-operator/prometheus-operator 0.85.0 example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml"
-)
 stamp=$(printf '%s\n' "$kubernetes_version" "${definitions[@]}" | cat - tests/helm/schemas.py | sha256sum | cut -c 1-16)
 if [ ! -d "$made/schemas-$stamp" ]; then
   files=()
