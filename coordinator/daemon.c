@@ -230,7 +230,7 @@ static void on_drain_timer(void *daemon)
         set_timer(d, &d->drain, INT64_MAX);
         return;
     }
-    if (d->book.run_count > 0 && now_ns < d->drain_until_ns) {
+    if (d->book.run_count + d->forward_count > 0 && now_ns < d->drain_until_ns) {
         set_timer(d, &d->drain, d->drain_until_ns);
         return;
     }
@@ -270,7 +270,7 @@ void dip_coordinator_daemon_drain(struct dip_coordinator_daemon *daemon, int64_t
 void dip__front_settle(struct dip_coordinator_daemon *d)
 {
     /* Not here: this runs inside the core. */
-    if (d->is_draining && !d->is_stopping && d->book.run_count == 0)
+    if (d->is_draining && !d->is_stopping && d->book.run_count + d->forward_count == 0)
         set_timer(d, &d->drain, dip_clock_now_ns());
 }
 

@@ -23,6 +23,8 @@ static const char mark[] = "diptych-forwarded";
 enum { PENDING_MAX = 4, HEADERS_MAX = 4, HEADER_BYTES_MAX = 8192 };
 
 struct passed {
+    struct dip_coordinator_daemon *daemon;
+    bool is_image;                 /* a request's stream: a drain waits for its end */
     struct dip_rpc_call *in, *out; /* NULL = over */
     struct {
         void *data;
@@ -90,9 +92,14 @@ static void out_on_message(void *context, struct dip_rpc_call *call, const void 
 static void out_on_close(void *context, struct dip_rpc_call *call,
                          const struct dip_rpc_status *status)
 {
+    /* Nobody has cancelled it who would say why: the leader is gone, or another one leads. */
+    static const struct dip_rpc_status gone = {.code = DIP_RPC_UNAVAILABLE,
+                                               .message = "the coordinator that led is gone"};
     struct passed *p = context;
     (void)call;
     p->out = NULL;
+    if (status->code == DIP_RPC_CANCELLED && status->details_bytes == 0)
+        status = &gone;
     if (p->in && p->pending_count == 0) {
         dip_rpc_call_finish(p->in, status);
     } else if (p->in) {
@@ -149,6 +156,8 @@ static void in_on_close(void *context, struct dip_rpc_call *call,
     (void)call;
     (void)status;
     p->in = NULL;
+    p->daemon->forward_count -= p->is_image;
+    dip__front_settle(p->daemon);
     if (p->out) {
         dip_rpc_call_resume(p->out); /* or its end would not be told */
         dip_rpc_call_cancel(p->out, DIP_RPC_CANCELLED, "the client has left");
@@ -252,6 +261,9 @@ bool dip__forward_begin(struct dip_coordinator_daemon *d, struct dip_rpc_call *c
         return false;
     }
     p->in = call;
+    p->daemon = d;
+    p->is_image = strncmp(options.path, "/diptych.v1.ImageService/", 25) == 0;
+    d->forward_count += p->is_image;
     d->stats.forwarded++;
     dip_rpc_call_hand_over(call, &in_handler, p);
     return true;

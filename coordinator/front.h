@@ -43,6 +43,7 @@ struct dip_coordinator_daemon {
     } routes[FRONT_METHODS_MAX];            /* of those methods */
     struct dip_rpc_channel *leader_channel; /* for calls that are passed on; NULL = none yet */
     char leader_target[256];
+    int forward_count; /* requests among those calls */
     struct dip_reflection *reflection;
 
     struct dip_config config;

@@ -37,12 +37,13 @@ peer=http://127.0.0.1:$(free_port)
 etcd --data-dir=e --listen-client-urls="$urls" --advertise-client-urls="$urls" --listen-peer-urls="$peer" \
   --initial-advertise-peer-urls="$peer" --initial-cluster="default=$peer" >etcd.err 2>&1 &
 pids+=($!)
-declare -A address_of http_of
+declare -A address_of http_of pid_of
 coordinator() { # NAME OPTIONS...
   local name=$1
   shift
   "$diptych" coordinator --model "$tiny" --name "$name" --cluster scaler --listen 127.0.0.1:0 --http 127.0.0.1:0 "$@" >"$name.out" 2>"$name.err" &
   pids+=($!)
+  pid_of[$name]=$!
   expect "$name does not listen" said "$name.out" 'metrics on'
   address_of[$name]=$(sed -n 's/^coordinator: listening on //p' "$name.out")
   http_of[$name]=$(sed -n 's/^coordinator: metrics on port //p' "$name.out")
@@ -93,6 +94,21 @@ get $other /metrics | grep -qE '^diptych_forwarded_calls_total [1-9]' || complai
 # Many images through the one that does not lead, previews on the way.
 same "six images through the other one" "$("$diptych" generate --model "$tiny" --json -o e.png -n 6 --seed 8 fox | grep -o '"image_sha256": "[^"]*"' | sort)" \
   "$("$diptych" generate --server "${address_of[$other]}" --timeout 60 --previews p --json -o s.png -n 6 --seed 8 fox 2>s.err | grep -o '"image_sha256": "[^"]*"' | sort)"
+
+# The one that does not lead is told to go while a request passes through it: that is finished first.
+long=(--steps 600 -n 4 --seed 9 elk)
+hashes() { grep -o '"image_sha256": "[^"]*"' | sort; }
+expected=$("$diptych" generate --model "$tiny" --json -o e.png "${long[@]}" | hashes)
+"$diptych" generate --server "${address_of[$other]}" --timeout 60 --json --progress always -o l.png "${long[@]}" >l.json 2>l.err &
+client=$!
+expect "the long request has not begun" test -s l.err
+kill -TERM "${pid_of[$other]}"
+wait $client
+same "the request through one that went: exit status" 0 $?
+same "the request through one that went" "$expected" "$(hashes <l.json)"
+grep -q 'again\|retry\|lost' l.err && complain "it had to be asked again: $(cat l.err)"
+wait "${pid_of[$other]}"
+same "the one that went: exit status" 0 $?
 
 # Nobody comes: the request ends as the table of errors says.
 coordinator three --hold 2 --cluster "<i>&'x'"
