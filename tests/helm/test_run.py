@@ -171,7 +171,8 @@ try:
     for pod in coordinators:  # whoever is asked shows everybody who was started
         made = subprocess.run([diptych, "status", f"--server={pod.address}:50051", *secret], capture_output=True, text=True, env=common.ENVIRONMENT)
         shown = set(re.findall(r"^(\S+) +(?:ar|diffusion) +ready", made.stdout, re.M))
-        check(shown == {"ar-0-0", "ar-0-1", "diffusion-0"}, f"{pod.name} shows {sorted(shown)}: {made.stdout}{made.stderr}")
+        pools = set(re.findall(r"^(ar|diffusion) +1 ready", made.stdout, re.M))
+        check(shown == {"ar-0-0", "ar-0-1", "diffusion-0"} and pools == {"ar", "diffusion"}, f"{pod.name} shows {sorted(shown)}: {made.stdout}{made.stderr}")
     # Without a certificate nobody gets in.
     bare = [word for word in test.words(test.spec["containers"][0], services) if not word.startswith(("--tls-cert", "--tls-key"))]
     made = subprocess.run(bare, capture_output=True, text=True, env=common.ENVIRONMENT, cwd=work, timeout=PATIENCE_S)
