@@ -139,6 +139,11 @@ for path, text in pages.items():
         if check(to.exists(), f"{path.name}: {target} leads nowhere") and anchor:
             check(anchor in anchors(to), f"{path.name}: {target}: no such heading")
 
+# ---- tags of images are those that the chart asks for ----
+version = common.yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+tags = set(re.findall(r"docker (?:build .*-t|push) \S+/diptych:(\S+)", pages[PAGES[0]]))
+check(tags == {version, f"{version}-cuda"}, f"operations.md: tags {sorted(tags)}")
+
 # ---- sums that the page states are those of the chart ----
 grace = {one["metadata"]["name"]: one["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
          for one in common.render("minimal") if one["kind"] in ("Deployment", "StatefulSet") and "etcd" not in one["metadata"]["name"]}
