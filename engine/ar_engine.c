@@ -127,17 +127,20 @@ enum dip_status dip_ar_engine_new(const struct dip_model *model, struct dip_devi
     engine->device = device;
     engine->options = *options;
     engine->comm = options->comm;
-    status = dip_stream_open(device, &engine->stream);
-    if (!status)
-        status = panel_bind(engine, model, why);
-    if (status)
-        goto out;
     bool is_rank_0 = !engine->comm || dip_comm_rank(engine->comm) == 0;
     engine->hinge_rows = is_rank_0 ? options->image_tokens_max + 1 : 1;
     int ids_max = options->prompt_tokens_max + options->image_tokens_max;
     if (engine->options.prefill_rows_max > ids_max)
         engine->options.prefill_rows_max = ids_max;
     engine->rows_max = engine->options.prefill_rows_max + options->slot_count;
+    status = dip_stream_open(device, &engine->stream);
+    if (!status && engine->comm) /* before the weights, which take ranks unequal times */
+        status = dip_comm_attach(engine->comm, engine->stream,
+                                 dip__rows_bytes(engine->rows_max, engine->config->hidden));
+    if (!status)
+        status = panel_bind(engine, model, why);
+    if (status)
+        goto out;
     status = host_reserve(engine);
     if (!status && engine->comm)
         status = dip__ar_group_reserve(engine);
@@ -163,6 +166,8 @@ void dip_ar_engine_free(struct dip_ar_engine *engine)
     if (!engine)
         return;
     dip__ar_decode_free(engine);
+    if (engine->comm)
+        dip_comm_detach(engine->comm);
     if (engine->ar)
         dip_ar_cache_deinit(engine->ar, engine->device, &engine->cache);
     dip_release(engine->device, &engine->mem);

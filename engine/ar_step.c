@@ -224,7 +224,9 @@ static enum dip_status rows_compute(struct dip_ar_engine *engine)
     for (int i = 0; i < engine->options.slot_count; i++)
         if (engine->slots[i].row_count > 0)
             DIP_TRY(slot_capture(engine, &engine->slots[i]));
-    return dip_wait(s);
+    DIP_TRY(dip_wait(s));
+    /* A group that ended in this step may have left the wait with no sums in the states. */
+    return engine->comm ? dip_comm_error(engine->comm) : DIP_OK;
 }
 
 /* ---- settling ---- */

@@ -6,6 +6,16 @@
 
 #include "ops/ops.h"
 
+struct dip_link;
+
+enum { DIP__LINK_IDENTITY_BYTES = 16, DIP__LINK_ID_BYTES = 128 };
+
+struct dip__link_options {
+    const unsigned char *id; /* [DIP__LINK_ID_BYTES] from rank 0's link_id */
+    int rank, count;
+    int64_t join_ns_max;
+};
+
 struct dip_ops {
     const char *name; /* "cpu", "cuda" */
     /* Fills a zeroed device or stream whose ops, or device, are set. close takes what open left
@@ -41,6 +51,22 @@ struct dip_ops {
     enum dip_status (*reserve_shared)(struct dip_device *device, size_t bytes,
                                       struct dip_mem *ret_mem, void **ret_device);
     void (*release_shared)(struct dip_device *device, struct dip_mem *mem);
+    /* A network between the devices of a group, one rank each (ops/comm_link.c); NULL without one.
+     * identity tells devices apart: two ranks on one device cannot be linked. abort may come from
+     * any thread, also while a gather is under way, and ends the link like close does. */
+    enum dip_status (*link_identity)(struct dip_device *device,
+                                     unsigned char ret_identity[DIP__LINK_IDENTITY_BYTES]);
+    enum dip_status (*link_id)(struct dip_device *device, unsigned char ret_id[DIP__LINK_ID_BYTES]);
+    enum dip_status (*link_open)(struct dip_stream *s, const struct dip__link_options *options,
+                                 struct dip_link **ret_link);
+    enum dip_status (*link_gather)(struct dip_stream *s, struct dip_link *link, void *all,
+                                   const void *mine, size_t bytes);
+    enum dip_status (*link_error)(struct dip_link *link);
+    void (*link_abort)(struct dip_link *link);
+    void (*link_close)(struct dip_link *link);
+    /* sum[count] = the tree over parts[part_count][count], neighbours first. */
+    enum dip_status (*tree_sum)(struct dip_stream *s, float *sum, const float *parts,
+                                int part_count, int64_t count);
     enum dip_status (*decode_begin)(struct dip_stream *s, const struct dip_decode_begin_args *a);
     enum dip_status (*decode_end)(struct dip_stream *s, const struct dip_decode_end_args *a);
 /* clang-format off */

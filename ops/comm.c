@@ -76,6 +76,7 @@ void dip_comm_close(struct dip_comm *comm)
     if (!comm)
         return;
     dip__comm_watch_stop(comm); /* first: it may wake the backend */
+    dip_assert(!comm->link.device);
     if (comm->state)
         comm->backend->stop(comm);
     for (int r = 0; r < comm->count; r++)
@@ -110,6 +111,7 @@ enum dip_status dip__comm_fail(struct dip_comm *comm, enum dip_status status)
     if (dip_word_set_once(&comm->error, status) && comm->backend) {
         comm->backend->wake(comm);
         dip__comm_watch_wake(comm);
+        dip__comm_link_abort(comm); /* behind the error, for whoever waits for the device sees it */
     }
     return dip_comm_error(comm);
 }
@@ -143,6 +145,12 @@ static enum dip_status exchange(struct dip_comm *comm, int from, size_t bytes, c
     return comm->backend->exchange(comm, &piece, mine, views);
 }
 
+enum dip_status dip__comm_tell(struct dip_comm *comm, const void *mine, size_t bytes,
+                               const void **views)
+{
+    return exchange(comm, DIP__COMM_EVERYONE, bytes, mine, views);
+}
+
 enum dip_status dip_comm_gather(struct dip_comm *comm, struct dip_stream *s, struct dip_tensor all,
                                 struct dip_tensor mine)
 {
@@ -151,13 +159,18 @@ enum dip_status dip_comm_gather(struct dip_comm *comm, struct dip_stream *s, str
     dip_assert(dip_tensor_is_dense(mine));
     dip_assert(all.dtype == mine.dtype);
     dip_assert(tensor_bytes(all) == bytes * (size_t)comm->count);
+    if (comm->link.link)
+        return dip__comm_link_gather(comm, s, all.data, mine.data, bytes);
     DIP_TRY(dip_wait(s));
     for (size_t done = 0; done < bytes;) {
         const void *views[DIP_COMM_RANKS_MAX];
         size_t count = piece_bytes(bytes - done);
-        DIP_TRY(exchange(comm, DIP__COMM_EVERYONE, count, (const char *)mine.data + done, views));
+        const void *piece = (const char *)mine.data + done;
+        DIP_TRY(dip__comm_to_host(comm, s, &piece, count));
+        DIP_TRY(exchange(comm, DIP__COMM_EVERYONE, count, piece, views));
         for (int r = 0; r < comm->count; r++)
-            memcpy((char *)all.data + (size_t)r * bytes + done, views[r], count);
+            DIP_TRY(dip__comm_from_host(comm, s, (char *)all.data + (size_t)r * bytes + done,
+                                        views[r], count));
         done += count;
     }
     return DIP_OK;
@@ -214,16 +227,22 @@ enum dip_status dip_comm_sum(struct dip_comm *comm, struct dip_stream *s, struct
     dip_assert((comm->count & (comm->count - 1)) == 0);
     dip_assert(partial.dtype == DIP_F32);
     dip_assert(dip_tensor_is_dense(partial));
-    DIP_TRY(dip_wait(s));
     if (comm->count == 1)
         return dip_comm_error(comm);
     size_t bytes = tensor_bytes(partial);
+    if (comm->link.link)
+        return dip__comm_link_sum(comm, s, partial.data, bytes);
+    DIP_TRY(dip_wait(s));
     for (size_t done = 0; done < bytes;) {
         const void *views[DIP_COMM_RANKS_MAX];
         size_t count = piece_bytes(bytes - done);
         char *at = (char *)partial.data + done;
-        DIP_TRY(exchange(comm, DIP__COMM_EVERYONE, count, at, views));
-        sum_piece(comm->count, views, count / sizeof(float), (float *)(void *)at);
+        const void *piece = at;
+        DIP_TRY(dip__comm_to_host(comm, s, &piece, count));
+        DIP_TRY(exchange(comm, DIP__COMM_EVERYONE, count, piece, views));
+        float *sum = comm->link.staging ? comm->link.staging : (float *)(void *)at;
+        sum_piece(comm->count, views, count / sizeof(float), sum);
+        DIP_TRY(dip__comm_from_host(comm, s, at, sum, count));
         done += count;
     }
     return DIP_OK;

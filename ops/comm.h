@@ -95,6 +95,18 @@ int dip_comm_count(const struct dip_comm *comm);
  * silent or late), CANCELLED (some rank aborted), CORRUPT (ranks do not do the same). Output is
  * undefined then. */
 
+/* Once before the first collective on tensors of a device that does not read host memory, by all
+ * ranks: large exchanges then go from device to device where each rank has one of its own that can
+ * be linked, else through host memory. The results are the same bits. bytes_max: of the largest
+ * partial of a sum. On the CPU it is nothing. Errors: those of the collectives, NO_MEMORY, DEVICE.
+ */
+DIP_MUST_USE enum dip_status dip_comm_attach(struct dip_comm *comm, struct dip_stream *s,
+                                             size_t bytes_max);
+/* Before the stream's device is closed. */
+void dip_comm_detach(struct dip_comm *comm);
+/* "shm", "tcp", or of an attached group "nccl". */
+const char *dip_comm_transport(const struct dip_comm *comm);
+
 /* all[count * rows, columns] = the ranks' mine[rows, columns], in rank order. all may not alias
  * mine. */
 DIP_MUST_USE enum dip_status dip_comm_gather(struct dip_comm *comm, struct dip_stream *s,

@@ -4,7 +4,8 @@
  *   comm_join.c   from an id to a full mesh of sockets
  *   comm_watch.c  the thread that tells who lives
  *   comm_shm.c    exchange through shared memory      comm_tcp.c    exchange through sockets
- *   comm_socket.c sockets with deadlines */
+ *   comm_socket.c sockets with deadlines
+ *   comm_link.c   tensors in a device's own memory */
 #pragma once
 
 #include <assert.h>
@@ -31,6 +32,17 @@ struct dip__comm_peer {
 
 struct dip__comm_backend;
 
+/* Where tensors are not the host's (comm_link.c). Zeroed on the CPU. */
+struct dip__comm_link {
+    struct dip_device *device; /* NULL: not attached, or it reads host memory */
+    const struct dip_ops *ops;
+    float *staging;        /* [a piece] host: what goes out, then what was summed */
+    struct dip_link *link; /* NULL: through the host */
+    struct dip_mem parts;  /* device: the partials of all ranks */
+    size_t part_bytes;     /* of one rank */
+    struct dip_word is_ending, has_ended;
+};
+
 struct dip_comm {
     int rank;
     int count;
@@ -41,6 +53,7 @@ struct dip_comm {
     void *state;   /* the backend's */
     uint32_t turn; /* exchanges so far; device thread */
 
+    struct dip__comm_link link;
     struct dip_word error;   /* enum dip_status, set once */
     struct dip_word missing; /* rank + 1, set once, before the error it explains */
     struct dip_word is_closing;
@@ -92,6 +105,27 @@ enum dip_status dip__comm_fail(struct dip_comm *comm, enum dip_status status);
 /* Fills peers[] and hands the backend's shared object over; *ret_fd is then the caller's. */
 enum dip_status dip__comm_join(struct dip_comm *comm, const struct dip_comm_options *options,
                                struct dip_why *why, int *ret_fd);
+
+/* ---- devices ---- */
+
+/* *piece, of device memory, in the staging; of host memory it stays. Waits. */
+DIP_MUST_USE enum dip_status dip__comm_to_host(struct dip_comm *comm, struct dip_stream *s,
+                                               const void **piece, size_t bytes);
+DIP_MUST_USE enum dip_status dip__comm_from_host(struct dip_comm *comm, struct dip_stream *s,
+                                                 void *to, const void *from, size_t bytes);
+DIP_MUST_USE enum dip_status dip__comm_link_gather(struct dip_comm *comm, struct dip_stream *s,
+                                                   void *all, const void *mine, size_t bytes);
+DIP_MUST_USE enum dip_status dip__comm_link_sum(struct dip_comm *comm, struct dip_stream *s,
+                                                void *partial, size_t bytes);
+/* From any thread, once the group has an error: whoever waits for the link on the device is let go.
+ */
+void dip__comm_link_abort(struct dip_comm *comm);
+/* What the link knows of its own; the watching thread asks. */
+enum dip_status dip__comm_link_error(struct dip_comm *comm);
+
+/* What every rank says, to all: for small things of the group's own. */
+DIP_MUST_USE enum dip_status dip__comm_tell(struct dip_comm *comm, const void *mine, size_t bytes,
+                                            const void **views);
 
 /* ---- watching ---- */
 

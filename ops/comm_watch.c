@@ -125,6 +125,9 @@ static void keep_time(struct watch *w)
     if (now_ns < w->next_beat_ns)
         return;
     tell_all(comm, BEAT);
+    enum dip_status status = dip__comm_link_error(comm);
+    if (status)
+        (void)dip__comm_fail(comm, status);
     w->next_beat_ns = now_ns + w->beat_ns;
     for (int r = 0; r < comm->count; r++)
         if (r != comm->rank && !w->is_over[r] && now_ns - w->heard_ns[r] > comm->silence_ns_max)

@@ -7,6 +7,7 @@
  *   entries_*  one function per operation: a job for a launcher of kernels/cuda
  *   weight.c   weights from mapped files to device memory
  *   graph.c    steps that repeat without the host
+ *   nccl.c     the link between the GPUs of a group
  *   linear.c   products: our kernels, or cuBLASLt
  *
  * An error of CUDA is the end of the device: the first one is kept as a sentence, every later call
@@ -50,7 +51,9 @@ struct dip__cuda_stream {
     bool is_capturing; /* no host array may travel then: its bytes would be those of today */
 
     /* Host arrays: written to the pinned half, read by kernels from the device's. */
-    char *ring, *ring_device;
+    char *ring;
+    struct dip_mem
+        ring_device;  /* a range like any other: what is staged is known as the device's */
     size_t ring_used; /* since the last wait */
 
     char *up; /* pinned, in two halves: to the device */
@@ -141,6 +144,22 @@ enum dip_status dip__cuda_reserve_shared(struct dip_device *device, size_t bytes
 void dip__cuda_release_shared(struct dip_device *device, struct dip_mem *mem);
 enum dip_status dip__cuda_decode_begin(struct dip_stream *s, const struct dip_decode_begin_args *a);
 enum dip_status dip__cuda_decode_end(struct dip_stream *s, const struct dip_decode_end_args *a);
+
+#ifdef DIP_CUDA_NCCL
+enum dip_status dip__cuda_link_identity(struct dip_device *device,
+                                        unsigned char ret_identity[DIP__LINK_IDENTITY_BYTES]);
+enum dip_status dip__cuda_link_id(struct dip_device *device,
+                                  unsigned char ret_id[DIP__LINK_ID_BYTES]);
+enum dip_status dip__cuda_link_open(struct dip_stream *s, const struct dip__link_options *options,
+                                    struct dip_link **ret_link);
+enum dip_status dip__cuda_link_gather(struct dip_stream *s, struct dip_link *link, void *all,
+                                      const void *mine, size_t bytes);
+enum dip_status dip__cuda_link_error(struct dip_link *link);
+void dip__cuda_link_abort(struct dip_link *link);
+void dip__cuda_link_close(struct dip_link *link);
+#endif
+enum dip_status dip__cuda_tree_sum(struct dip_stream *s, float *sum, const float *parts,
+                                   int part_count, int64_t count);
 
 /* Hands over what has come back; the stream has been waited for. */
 void dip__cuda_returns_deliver(struct dip__cuda_stream *q);

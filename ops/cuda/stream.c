@@ -29,7 +29,7 @@ static enum dip_status buffers_reserve(struct dip_stream *s)
     size_t flag_bytes = DIP__CUDA_FLAGS_MAX * sizeof *q->flags; /* also behind `down` */
     DIP_TRY(check(s, cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "a stream"));
     DIP_TRY(check(s, cudaMallocHost((void **)&q->ring, DIP__CUDA_RING_BYTES), "pinned memory"));
-    DIP_TRY(check(s, cudaMalloc((void **)&q->ring_device, DIP__CUDA_RING_BYTES), "a ring"));
+    DIP_TRY(dip__cuda_reserve(s->device, DIP__CUDA_RING_BYTES, &q->ring_device));
     DIP_TRY(check(s, cudaMallocHost((void **)&q->up, DIP__CUDA_BOUNCE_BYTES), "pinned memory"));
     DIP_TRY(check(s, cudaMallocHost((void **)&q->down, DIP__CUDA_BOUNCE_BYTES + flag_bytes),
                   "pinned memory"));
@@ -66,7 +66,8 @@ void dip__cuda_stream_close(struct dip_stream *s)
     for (int i = 0; i < 2; i++)
         if (q->up_free[i])
             (void)cudaEventDestroy(q->up_free[i]);
-    (void)cudaFree(q->ring_device);
+    if (q->ring_device.base)
+        dip__cuda_release(s->device, &q->ring_device);
     (void)cudaFree(q->scratch);
     (void)cudaFree(q->flags);
     (void)cudaFreeHost(q->ring);
@@ -141,7 +142,8 @@ const void *dip__cuda_stage(struct dip_stream *s, const void *data, size_t bytes
     size_t at = q->ring_used;
     q->ring_used += room;
     memcpy(q->ring + at, data, bytes);
-    cudaError_t error = cudaMemcpyAsync(q->ring_device + at, q->ring + at, bytes,
-                                        cudaMemcpyHostToDevice, q->stream);
-    return check(s, error, "copying an array to the device") ? NULL : q->ring_device + at;
+    char *staged = (char *)q->ring_device.base + at;
+    cudaError_t error =
+        cudaMemcpyAsync(staged, q->ring + at, bytes, cudaMemcpyHostToDevice, q->stream);
+    return check(s, error, "copying an array to the device") ? NULL : staged;
 }
