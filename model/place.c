@@ -47,7 +47,8 @@ enum dip_status dip__place_all(struct dip_stream *s, dip__place_fn list, void *n
     if (!status)
         status = dip_wait(s);
     if (status)
-        return dip_fail(why, status, "the weights of the %s: %s", what, dip_device_note(device));
+        return dip_fail(why, status, "the weights of the %s: %s", what,
+                        status == DIP_DEVICE ? dip_device_note(device) : dip_status_text(status));
     return DIP_OK;
 }
 

@@ -25,19 +25,25 @@ struct fixture {
     int tokens; /* of one image */
 };
 
-static inline void fixture_open(struct fixture *f, const char *model, int threads)
+static inline void fixture_open_on(struct fixture *f, const char *model,
+                                   const struct dip_device_options *options)
 {
     struct dip_why why = {0};
     char directory[256];
     snprintf(directory, sizeof directory, "tests/golden/%s/model", model);
-    struct dip_device_options options = test_device_options(threads);
-    if (dip_device_open(&options, &why, &f->device) || dip_model_open(directory, &why, &f->model))
+    if (dip_device_open(options, &why, &f->device) || dip_model_open(directory, &why, &f->model))
         fail_msg("%s", why.text);
     assert_int_equal(dip_stream_open(f->device, &f->stream), DIP_OK);
     if (dip_model_prepare(f->model, f->stream, &why))
         fail_msg("%s", why.text);
     f->config = &f->model->config;
     f->tokens = f->config->generation.grid_height * f->config->generation.grid_width;
+}
+
+static inline void fixture_open(struct fixture *f, const char *model, int threads)
+{
+    struct dip_device_options options = test_device_options(threads);
+    fixture_open_on(f, model, &options);
 }
 
 static inline void fixture_close(struct fixture *f)

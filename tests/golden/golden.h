@@ -12,6 +12,7 @@
 
 #include "model/model.h"
 #include "model/safetensors.h"
+#include "tests/device.h"
 
 enum { GOLDEN_MEMORY_BYTES = 64 << 20 };
 
@@ -97,11 +98,22 @@ static inline double golden_distance(const float *got, const float *want, size_t
     return sqrt(error / norm); /* NaN fails every comparison below */
 }
 
+/* With bf16 between the operations a stage is allowed eight of its roundings (2^-9 each), whatever
+ * its limit in f32. */
+static const double GOLDEN_LIMIT_BF16 = 8.0 / 512;
+
+static inline bool golden_is_bf16(const struct golden *g)
+{
+    return dip_device_activation(g->device) == DIP_BF16;
+}
+
 /* Relative L2 distance at most `limit`; what was measured is printed. */
 static inline void golden_close(const struct golden *g, const char *what, const float *got,
                                 const float *want, size_t count, double limit)
 {
     double distance = golden_distance(got, want, count);
+    if (golden_is_bf16(g))
+        limit = GOLDEN_LIMIT_BF16;
     print_message("%s %s %s: %.1e (limit %.0e)\n", g->variant, g->backend, what, distance, limit);
     if (!(distance <= limit))
         fail_msg("%s %s %s: relative L2 distance %g, limit %g", g->variant, g->backend, what,
@@ -201,6 +213,19 @@ static inline struct dip_arena golden_scratch(struct golden *g, size_t bytes)
 
 /* ---- setup ---- */
 
+/* On another device than the CPU: there is one family of kernels then, not two. */
+static inline bool golden_is_elsewhere(void)
+{
+    return strcmp(test_device_options(1).backend, "cpu") != 0;
+}
+
+__attribute__((constructor)) static inline void golden_choose(void)
+{
+    const char *filter = getenv("DIPTYCH_TEST_FILTER");
+    if (filter || golden_is_elsewhere())
+        cmocka_set_test_filter(filter ? filter : "* cpu");
+}
+
 static inline int golden_setup(void **state)
 {
     struct golden *g = calloc(1, sizeof *g);
@@ -211,13 +236,17 @@ static inline int golden_setup(void **state)
 
     assert_non_null(colon);
     memcpy(g->variant, place, (size_t)(colon - place)); /* the rest is zeroed */
-    g->backend = colon + 1;
-    struct dip_device_options options = {.backend = g->backend, .threads = 2};
+    struct dip_device_options options = test_device_options(2);
+    if (!golden_is_elsewhere())
+        options.backend = colon + 1;
+    g->backend = options.backend;
     (void)snprintf(directory, sizeof directory, "tests/golden/%s/model", g->variant);
     golden_ok(dip_device_open(&options, &why, &g->device), why.text);
     golden_ok(dip_stream_open(g->device, &g->s), "stream");
     golden_ok(dip_model_open(directory, &why, &g->model), why.text);
     golden_ok(dip_model_prepare(g->model, g->s, &why), why.text);
+    if (g->model->ar)
+        golden_ok(dip_ar_place(g->model->ar, g->s, &why), why.text);
     golden_ok(dip_reserve(g->device, GOLDEN_MEMORY_BYTES, &g->mem), "reserve");
     dip_arena_init(&g->memory, g->mem.base, g->mem.bytes);
     g->file = golden_file(g->variant);

@@ -31,3 +31,21 @@ foreach(source ${sources})
   add_test(NAME cuda/${name} COMMAND test_cuda_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(cuda/${name} PROPERTIES LABELS prop TIMEOUT 300 SKIP_RETURN_CODE 77)
 endforeach()
+
+# What judges the CPU judges the emulated GPU: the golden tests of every stage, in f32 and in bf16. The first panel is
+# slow to emulate, so it takes one sequence.
+function(emulated_test name precision filter)
+  add_test(NAME emulated/${name}-${precision} COMMAND test_golden_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set(environment "DIPTYCH_TEST_BACKEND=cuda" "DIPTYCH_TEST_PRECISION=${precision}"
+                  "DIPTYCH_TEST_PLUGIN=$<TARGET_FILE:diptych-cuda-emulated>" ${sanitizer_options})
+  if(filter)
+    list(APPEND environment "DIPTYCH_TEST_FILTER=${filter}")
+  endif()
+  set_tests_properties(emulated/${name}-${precision} PROPERTIES LABELS golden TIMEOUT 300 ENVIRONMENT "${environment}")
+endfunction()
+foreach(precision f32 bf16)
+  emulated_test(ar ${precision} "forced_sequence tiny-c cpu")
+  emulated_test(connector ${precision} "")
+  emulated_test(dit ${precision} "velocities * cpu")
+  emulated_test(vae ${precision} "")
+endforeach()
