@@ -112,8 +112,9 @@ static enum dip_status host_reserve(struct dip_diffusion_engine *engine)
         struct dip__diffusion_slot *slot = &engine->slots[i];
         slot->hidden = calloc(rows * (size_t)config->ar.hidden, sizeof(float));
         slot->noise = calloc(latent_count, sizeof(float));
+        slot->history = calloc(latent_count, sizeof(float));
         slot->rgb = calloc((size_t)engine->pixels_max, 3);
-        if (!slot->hidden || !slot->noise || !slot->rgb)
+        if (!slot->hidden || !slot->noise || !slot->history || !slot->rgb)
             return DIP_NO_MEMORY;
     }
     return DIP_OK;
@@ -162,6 +163,7 @@ void dip_diffusion_engine_free(struct dip_diffusion_engine *engine)
     for (int i = 0; engine->slots && i < engine->options.slot_count; i++) {
         free(engine->slots[i].hidden);
         free(engine->slots[i].noise);
+        free(engine->slots[i].history);
         free(engine->slots[i].rgb);
     }
     free(engine->slots);
@@ -202,6 +204,9 @@ static enum dip_status job_check(const struct dip_diffusion_engine *engine,
     if (p->latent_height % patch || p->latent_width % patch || !isfinite(p->guidance) ||
         job->preview_every < 0 || slot_find(engine, job->id))
         return DIP_INVALID;
+    if (!in_range(job->resume_steps, 0, p->steps - 1) ||
+        (job->resume_steps > 0 && (!job->resume_latent || !job->resume_history)))
+        return DIP_INVALID;
     if (job->preview == DIP_PREVIEW_LINEAR && !engine->model->config.generation.has_preview)
         return DIP_UNSUPPORTED;
     return DIP_OK;
@@ -222,15 +227,18 @@ enum dip_status dip_diffusion_engine_admit(struct dip_diffusion_engine *engine,
         (size_t)p->latent_height * (size_t)p->latent_width * (size_t)config->dit.latent_channels;
     memcpy(slot->hidden, job->hidden, hidden_count * sizeof(float));
     slot->hidden_rows = job->hidden_rows;
-    slot->has_noise = job->noise != NULL;
-    if (job->noise)
-        memcpy(slot->noise, job->noise, noise_count * sizeof(float));
+    const float *begin = job->resume_steps > 0 ? job->resume_latent : job->noise;
+    slot->has_noise = begin != NULL;
+    if (begin)
+        memcpy(slot->noise, begin, noise_count * sizeof(float));
+    if (job->resume_steps > 0)
+        memcpy(slot->history, job->resume_history, noise_count * sizeof(float));
 
     slot->stage = DIP__DIFFUSION_ADMITTED;
     slot->id = job->id;
     slot->turn = engine->turn_next++;
     slot->params = *p;
-    slot->step_index = 0;
+    slot->step_index = job->resume_steps;
     slot->preview = job->preview_every > 0 ? job->preview : DIP_PREVIEW_NONE;
     slot->preview_every = job->preview_every;
     slot->trace = job->trace;

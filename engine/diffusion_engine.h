@@ -30,8 +30,9 @@ struct dip__diffusion_slot {
     /* Host memory. */
     float *hidden; /* [context_rows_max, H] */
     int hidden_rows;
-    float *noise; /* [c, h, w] */
+    float *noise; /* [c, h, w]; of a job that goes on, its latent */
     bool has_noise;
+    float *history;     /* [c, h, w] of a job that goes on: the last clean estimate */
     unsigned char *rgb; /* [pixels_max, 3]: what events point to */
 
     /* Device memory. */
@@ -82,6 +83,11 @@ DIP_MUST_USE enum dip_status dip__diffusion_decode(struct dip_diffusion_engine *
 DIP_MUST_USE enum dip_status dip__diffusion_sketch(struct dip_diffusion_engine *engine,
                                                    struct dip__diffusion_slot *slot, float *latent,
                                                    int *ret_width, int *ret_height);
+
+/* A latent-shaped tensor to ret_planes [c, h, w], in host memory. */
+DIP_MUST_USE enum dip_status dip__diffusion_planes(struct dip_diffusion_engine *engine,
+                                                   const struct dip__diffusion_slot *slot,
+                                                   float *data, float *ret_planes);
 
 /* A latent-shaped tensor to the slot's trace as [c, h, w]; nothing without one. */
 DIP_MUST_USE enum dip_status dip__diffusion_trace(struct dip_diffusion_engine *engine,

@@ -39,26 +39,41 @@ static void slot_fail(struct dip__diffusion_slot *slot, struct dip_diffusion_eve
 
 /* ---- conditioning ---- */
 
-/* Initial noise, given or drawn, to slot->latent with channels last. */
-static enum dip_status noise_place(struct dip_diffusion_engine *engine,
-                                   struct dip__diffusion_slot *slot)
+/* [c, h, w] in host memory to latent-shaped device memory, channels last. */
+static enum dip_status planes_place(struct dip_diffusion_engine *engine,
+                                    const struct dip__diffusion_slot *slot, float *planes,
+                                    float *ret_data)
 {
     struct dip_stream *s = engine->stream;
     int64_t h = slot->params.latent_height;
     int64_t w = slot->params.latent_width;
     int64_t c = engine->model->config.dit.latent_channels;
+    dip_arena_reset(&engine->work, 0);
+    struct dip_tensor in =
+        dip_image(dip__place(&engine->work, dip__rows_bytes(c, h * w)), DIP_F32, 1, c, h, w);
+    DIP_TRY(dip_copy(s, in, dip_image(planes, DIP_F32, 1, c, h, w)));
+    return dip_layout(
+        s, &(struct dip_layout_args){.out = dip_image(ret_data, DIP_F32, 1, h, w, c), .in = in});
+}
+
+/* What the sampler begins with: noise, given or drawn, or what a checkpoint remembers of a step. */
+static enum dip_status latent_place(struct dip_diffusion_engine *engine,
+                                    struct dip__diffusion_slot *slot)
+{
+    const int64_t dims[] = {engine->model->config.dit.latent_channels, slot->params.latent_height,
+                            slot->params.latent_width};
+    int k = slot->step_index;
     if (!slot->has_noise) {
         struct dip_rng_key key = {slot->params.seed, slot->params.image_index, DIP_RNG_NOISE};
-        dip_rng_normals(&key, slot->noise, (size_t)(c * h * w));
+        dip_rng_normals(&key, slot->noise, (size_t)(dims[0] * dims[1] * dims[2]));
     }
-    dip_arena_reset(&engine->work, 0);
-    struct dip_tensor planes =
-        dip_image(dip__place(&engine->work, dip__rows_bytes(c, h * w)), DIP_F32, 1, c, h, w);
-    DIP_TRY(dip_copy(s, planes, dip_image(slot->noise, DIP_F32, 1, c, h, w)));
-    DIP_TRY(dip_layout(s, &(struct dip_layout_args){
-                              .out = dip_image(slot->latent, DIP_F32, 1, h, w, c), .in = planes}));
+    DIP_TRY(planes_place(engine, slot, slot->noise, slot->latent));
+    if (k > 0) {
+        DIP_TRY(dip_wait(engine->stream)); /* the scratch memory is used again */
+        return planes_place(engine, slot, slot->history, slot->clean[(k + 1) % 2]);
+    }
     if (slot->trace)
-        slot->trace(slot->trace_context, slot->id, "noise", slot->noise, (int64_t[]){c, h, w}, 3);
+        slot->trace(slot->trace_context, slot->id, "noise", slot->noise, dims, 3);
     return DIP_OK;
 }
 
@@ -92,7 +107,7 @@ static enum dip_status slot_condition(struct dip_diffusion_engine *engine,
                                       struct dip__diffusion_slot *slot,
                                       struct dip_diffusion_event *event)
 {
-    DIP_TRY(noise_place(engine, slot));
+    DIP_TRY(latent_place(engine, slot));
     DIP_TRY(context_place(engine, slot));
     if (!slot->is_finite) {
         slot_fail(slot, event);
@@ -244,6 +259,21 @@ static enum dip_status batch_step(struct dip_diffusion_engine *engine,
         DIP_TRY(slot_report(engine, engine->batch[b], b, &events[b]));
     *ret_event_count = engine->batch_count;
     return DIP_OK;
+}
+
+/* After step k the estimate of step k is at k % 2: what the next step looks back at. */
+enum dip_status dip_diffusion_engine_checkpoint(struct dip_diffusion_engine *engine, uint64_t id,
+                                                float *ret_latent, float *ret_history)
+{
+    for (int i = 0; i < engine->options.slot_count; i++) {
+        struct dip__diffusion_slot *slot = &engine->slots[i];
+        if (slot->id != id || slot->stage != DIP__DIFFUSION_STEPPING || slot->step_index == 0)
+            continue;
+        DIP_TRY(dip__diffusion_planes(engine, slot, slot->latent, ret_latent));
+        return dip__diffusion_planes(engine, slot, slot->clean[(slot->step_index - 1) % 2],
+                                     ret_history);
+    }
+    return DIP_INVALID;
 }
 
 /* ---- decoding ---- */

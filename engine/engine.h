@@ -138,6 +138,10 @@ struct dip_diffusion_job {
     const float *hidden; /* [hidden_rows, H] host, copied */
     int hidden_rows;
     const float *noise; /* [c, h, w] host, copied; NULL = drawn from the seed */
+    /* Go on from a checkpoint: the latent after so many steps instead of noise, and the clean
+     * estimate of the last of them, which a sampler of two steps looks back at. 0 = from noise. */
+    int resume_steps;
+    const float *resume_latent, *resume_history; /* [c, h, w] host, copied */
     enum dip_preview_kind preview;
     int preview_every; /* steps between previews; 0 = none */
     dip_trace_fn trace;
@@ -149,6 +153,13 @@ struct dip_diffusion_job {
 DIP_MUST_USE enum dip_status dip_diffusion_engine_admit(struct dip_diffusion_engine *engine,
                                                         const struct dip_diffusion_job *job);
 void dip_diffusion_engine_cancel(struct dip_diffusion_engine *engine, uint64_t id);
+
+/* Where a sampler can go on: copies of a job's latent after its last step and of its last clean
+ * estimate, each [c, h, w] host. A job that is resumed from them gives the same bytes. Errors:
+ * INVALID (no such job between two of its steps), DEVICE. */
+DIP_MUST_USE enum dip_status dip_diffusion_engine_checkpoint(struct dip_diffusion_engine *engine,
+                                                             uint64_t id, float *ret_latent,
+                                                             float *ret_history);
 int dip_diffusion_engine_live(const struct dip_diffusion_engine *engine);
 int dip_diffusion_engine_free_slots(const struct dip_diffusion_engine *engine);
 

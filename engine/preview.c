@@ -114,12 +114,10 @@ enum dip_status dip__diffusion_sketch(struct dip_diffusion_engine *engine,
     return DIP_OK;
 }
 
-enum dip_status dip__diffusion_trace(struct dip_diffusion_engine *engine,
-                                     struct dip__diffusion_slot *slot, const char *name,
-                                     float *data)
+enum dip_status dip__diffusion_planes(struct dip_diffusion_engine *engine,
+                                      const struct dip__diffusion_slot *slot, float *data,
+                                      float *ret_planes)
 {
-    if (!slot->trace)
-        return DIP_OK;
     struct dip_stream *s = engine->stream;
     int64_t h = slot->params.latent_height;
     int64_t w = slot->params.latent_width;
@@ -130,8 +128,19 @@ enum dip_status dip__diffusion_trace(struct dip_diffusion_engine *engine,
     DIP_TRY(dip_layout(s, &(struct dip_layout_args){.out = planes,
                                                     .in = dip_image(data, DIP_F32, 1, h, w, c),
                                                     .is_to_nchw = true}));
-    DIP_TRY(dip_copy(s, dip_image(engine->staging, DIP_F32, 1, c, h, w), planes));
-    DIP_TRY(dip_wait(s));
-    slot->trace(slot->trace_context, slot->id, name, engine->staging, (int64_t[]){c, h, w}, 3);
+    DIP_TRY(dip_copy(s, dip_image(ret_planes, DIP_F32, 1, c, h, w), planes));
+    return dip_wait(s);
+}
+
+enum dip_status dip__diffusion_trace(struct dip_diffusion_engine *engine,
+                                     struct dip__diffusion_slot *slot, const char *name,
+                                     float *data)
+{
+    if (!slot->trace)
+        return DIP_OK;
+    const int64_t dims[] = {engine->model->config.dit.latent_channels, slot->params.latent_height,
+                            slot->params.latent_width};
+    DIP_TRY(dip__diffusion_planes(engine, slot, data, engine->staging));
+    slot->trace(slot->trace_context, slot->id, name, engine->staging, dims, 3);
     return DIP_OK;
 }

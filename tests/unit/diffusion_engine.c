@@ -4,7 +4,7 @@
 
 #include "tests/engine_fixture.h"
 
-enum { EVENTS_MAX = 16, NAMES_MAX = 64, VALUES_MAX = 4096 };
+enum { EVENTS_MAX = 16, NAMES_MAX = 64, VALUES_MAX = 4096, RGB_MAX = 256 * 256 * 3 };
 
 static struct fixture f;
 
@@ -466,6 +466,75 @@ static void bad_options_are_refused(void **state)
     }
 }
 
+/* The picture of one job, and how many steps it took here; others run beside it. */
+static int run_one(struct dip_diffusion_engine *engine, uint64_t id, unsigned char *rgb)
+{
+    int steps = 0;
+    while (dip_diffusion_engine_live(engine) > 0) {
+        struct dip_diffusion_event events[EVENTS_MAX];
+        int count = 0;
+        assert_int_equal(dip_diffusion_engine_step(engine, events, EVENTS_MAX, &count), DIP_OK);
+        for (int i = 0; i < count; i++) {
+            assert_int_not_equal(events[i].kind, DIP_DIFFUSION_FAILED);
+            steps += events[i].id == id && events[i].kind == DIP_DIFFUSION_STEP;
+            if (events[i].id == id && events[i].kind == DIP_DIFFUSION_DECODED)
+                memcpy(rgb, events[i].rgb, (size_t)(events[i].width * events[i].height) * 3);
+        }
+    }
+    return steps;
+}
+
+/* A job that stops after some step and goes on in another engine, with other company, ends with the
+ * same picture: for both samplers, whatever the step. */
+static void a_checkpoint_is_where_another_engine_goes_on(void **state)
+{
+    (void)state;
+    struct dip_diffusion_engine *first = engine_new(1, 1), *second = engine_new(2, 2);
+    float *hidden = fixture_hidden(&f, 3, f.tokens + 1);
+    float latent[VALUES_MAX], history[VALUES_MAX];
+    unsigned char *expected = calloc(1, RGB_MAX), *rgb = calloc(1, RGB_MAX);
+    assert_true(hidden && expected && rgb);
+    for (int sampler = 0; sampler < 2; sampler++) {
+        struct dip_diffusion_job job = job_make(1, hidden);
+        job.params.sampler = sampler ? DIP_SAMPLER_DPM : DIP_SAMPLER_EULER;
+        job.params.steps = 6;
+        assert_int_equal(dip_diffusion_engine_admit(first, &job), DIP_OK);
+        run(first, expected);
+        for (int stop = 1; stop < job.params.steps; stop++) {
+            assert_int_equal(dip_diffusion_engine_admit(first, &job), DIP_OK);
+            assert_int_equal(dip_diffusion_engine_checkpoint(first, 1, latent, history),
+                             DIP_INVALID); /* no step has been made */
+            for (int done = -1; done < stop; done++) {
+                struct dip_diffusion_event event;
+                int count = 0;
+                assert_int_equal(dip_diffusion_engine_step(first, &event, 1, &count), DIP_OK);
+            }
+            assert_int_equal(dip_diffusion_engine_checkpoint(first, 1, latent, history), DIP_OK);
+            dip_diffusion_engine_cancel(first, 1);
+            struct dip_diffusion_job other = job_make(9, hidden), rest = job;
+            rest.resume_steps = stop;
+            rest.resume_latent = latent;
+            rest.resume_history = history;
+            assert_int_equal(dip_diffusion_engine_admit(second, &other), DIP_OK);
+            assert_int_equal(dip_diffusion_engine_admit(second, &rest), DIP_OK);
+            assert_int_equal(run_one(second, 1, rgb), job.params.steps - stop);
+            assert_memory_equal(rgb, expected, RGB_MAX);
+        }
+    }
+    struct dip_diffusion_job bad = job_make(1, hidden);
+    bad.resume_steps = bad.params.steps; /* nothing would be left to do */
+    bad.resume_latent = bad.resume_history = latent;
+    assert_int_equal(dip_diffusion_engine_admit(first, &bad), DIP_INVALID);
+    bad.resume_steps = 1;
+    bad.resume_history = NULL;
+    assert_int_equal(dip_diffusion_engine_admit(first, &bad), DIP_INVALID);
+    free(hidden);
+    free(expected);
+    free(rgb);
+    dip_diffusion_engine_free(first);
+    dip_diffusion_engine_free(second);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -477,6 +546,7 @@ int main(void)
         cmocka_unit_test(previews_come_when_asked),
         cmocka_unit_test(linear_previews_need_a_map),
         cmocka_unit_test(runaway_numbers_fail_their_job_only),
+        cmocka_unit_test(a_checkpoint_is_where_another_engine_goes_on),
         cmocka_unit_test(bad_jobs_are_refused),
         cmocka_unit_test(bad_options_are_refused),
     };
