@@ -21,7 +21,7 @@ wait_for_line() { # FILE PATTERN
 address() { sed -n "s/^[a-z]*: listening on //p" "$1" | head -n 1; }
 
 printf 'plain:word-of-team-a team-a generate\nplain:word-of-team-b team-b generate\n' >tokens
-"$diptych" up --model "$tiny" --listen 127.0.0.1:0 --threads 1 --diffusion 2 >open.out 2>open.err &
+"$diptych" up --model "$tiny" --listen 127.0.0.1:0 --threads 1 --diffusion 2 --log-level info >open.out 2>open.err &
 running+=($!)
 "$diptych" up --model "$tiny" --listen 127.0.0.1:0 --threads 1 --tokens "$work/tokens" --queue-max 1 --tenant-max 1 >guarded.out 2>guarded.err &
 running+=($!)
@@ -63,6 +63,10 @@ python_stubs() {
 if command -v grpc_python_plugin >/dev/null && /usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null; then
   python_stubs || complain "python: no stubs"
   run_client python env PYTHONPATH=stubs /usr/bin/python3 "$root/tests/e2e/clients/python/client.py"
+  for line in drawn painted request; do # W3C trace context: workers and coordinator write it down
+    checks=$((checks + 1))
+    grep -F "\"msg\": \"$line\"" open.err | grep -qF '"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"' || complain "no trace id in a line '$line'"
+  done
   run_example python env PYTHONPATH=stubs /usr/bin/python3 "$root/docs/clients/python/generate.py"
 else
   skip "Python: python3-grpcio, python3-protobuf or protobuf-compiler-grpc is missing"

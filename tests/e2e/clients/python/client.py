@@ -15,6 +15,7 @@ from reflection.v1alpha import reflection_pb2 as alpha_pb2, reflection_pb2_grpc 
 
 checks = 0
 GUARDED_TOKEN = (("authorization", "Bearer word-of-team-a"),)
+TRACE = (("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),)  # clients.sh looks for it in the logs
 OTHER_TOKEN = (("authorization", "Bearer word-of-team-b"),)
 
 
@@ -102,6 +103,8 @@ def stream_images(images, sha256):
     again = [response.event for response in images.Watch(image_pb2.WatchRequest(request_id="python-two-images"), timeout=60)]
     kept = [event.final_image.sha256 for event in again if event.WhichOneof("kind") == "final_image"]
     check("Watch repeats them", sorted(kept) == sorted(final.sha256 for final in finals.values()), again)
+    traced = request(prompt="cat", seed=6, steps=2)
+    list(images.Generate(traced, timeout=60, metadata=TRACE))
     repeated = [response.event for response in images.Generate(asked, timeout=60)]
     check("the same id again", repeated[-1].WhichOneof("kind") == "completed", repeated)
     other = request(n=1, request_id="python-two-images")
