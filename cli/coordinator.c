@@ -68,6 +68,7 @@ static struct dip_coordinator_daemon_options daemon_options(const struct coordin
         .heartbeat_ns = o->heartbeat * DIP_MS_NS,
         .silence_ns = o->silence * DIP_MS_NS,
         .stuck_ns = o->stuck_time * DIP_SECOND_NS,
+        .checkpoint_every = (int)o->checkpoint_every,
     };
 }
 

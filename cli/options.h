@@ -69,7 +69,7 @@ struct options {
     int64_t ranks, ar_tp, ar_groups, diffusion, ar_slots, diffusion_slots, keep_time;
     int64_t queue_max, images_max, tenant_max, request_images_max, members_max, attempts;
     int64_t result_mib, result_time, deadline, hold, stall_time;
-    int64_t heartbeat, silence, stuck_time;
+    int64_t heartbeat, silence, stuck_time, checkpoint_every;
     int64_t sim_workers, sim_requests, sim_seeds;
     double guidance, temperature, top_p;
     int64_t size[2]; /* width, height */

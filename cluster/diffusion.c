@@ -81,7 +81,7 @@ void dip__on_image(struct dip_scheduler *s, const struct dip_message *m)
         dip__request_end(s, request, DIP_END_DONE, DIP_OK, "");
 }
 
-/* PREVIEW and TRACE: the payload is the client's business. */
+/* PREVIEW, TRACE and CHECKPOINT: the payload is not the scheduler's business. */
 void dip__on_relay(struct dip_scheduler *s, const struct dip_message *m)
 {
     struct image *image = dip__image_of_ar(s, m);

@@ -39,6 +39,13 @@ static void payload_free(struct dip_payload *payload)
     *payload = (struct dip_payload){0};
 }
 
+void dip_checkpoint_free(struct dip_checkpoint *checkpoint)
+{
+    payload_free(&checkpoint->latent);
+    payload_free(&checkpoint->history);
+    checkpoint->steps_done = 0;
+}
+
 static void held_free(struct dip_message_held *held)
 {
     payload_free(&held->entries);
@@ -55,6 +62,7 @@ void dip_message_release(struct dip_message *message)
     case DIP_MESSAGE_DIFFUSION:
         payload_free(&message->as.diffusion.hidden);
         payload_free(&message->as.diffusion.noise);
+        dip_checkpoint_free(&message->as.diffusion.resume);
         break;
     case DIP_MESSAGE_HINGE:
         payload_free(&message->as.hinge.hidden);
@@ -68,6 +76,9 @@ void dip_message_release(struct dip_message *message)
         break;
     case DIP_MESSAGE_RESET:
         held_free(&message->as.reset.held);
+        break;
+    case DIP_MESSAGE_CHECKPOINT:
+        dip_checkpoint_free(&message->as.checkpoint);
         break;
     case DIP_MESSAGE_PREVIEW:
     case DIP_MESSAGE_IMAGE:

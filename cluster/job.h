@@ -46,8 +46,9 @@ struct dip_job_params {
     float guidance;
     int32_t latent_height, latent_width;
     enum dip_job_preview preview;
-    int32_t preview_every; /* steps from one preview to the next; 0 = none */
-    bool is_traced;        /* send TRACE messages */
+    int32_t preview_every;    /* steps from one preview to the next; 0 = none */
+    int32_t checkpoint_every; /* the same of latent checkpoints */
+    bool is_traced;           /* send TRACE messages */
 };
 
 /* Of what request a job is a part: for logs, and to be known again by another coordinator. */
@@ -140,6 +141,7 @@ enum {
     X(CONDITIONED)                                                                                 \
     X(STEP)                                                                                        \
     X(DECODED)                                                                                     \
+    X(CHECKPOINT)                                                                                  \
     X(PREVIEW)                                                                                     \
     X(IMAGE)                                                                                       \
     X(TRACE)                                                                                       \
@@ -225,9 +227,18 @@ struct dip_message_ar {
     struct dip_payload forced_ids; /* i32: injected, or drawn before the job came here */
 };
 
+/* CHECKPOINT, and a DIFFUSION that goes on from one: where the sampler can go on. A latent whose
+ * checkpoint is larger than the limit is not check-pointed. */
+enum { DIP_CHECKPOINT_BYTES_MAX = 3 << 19 }; /* both parts: what fits into a frame */
+struct dip_checkpoint {
+    int32_t steps_done;                 /* 0 = none */
+    struct dip_payload latent, history; /* f32 [c, h, w] each */
+};
+
 struct dip_message_diffusion {
     struct dip_job_params params;
     struct dip_job_origin origin;
+    struct dip_checkpoint resume;
     struct dip_payload hidden; /* f32 [rows, H] when the client brought it; else a HINGE follows */
     struct dip_payload noise;  /* f32 [c, h, w] or none */
 };
@@ -381,6 +392,7 @@ struct dip_message {
         struct dip_message_tokens tokens;
         struct dip_message_hinge_ready hinge_ready;
         struct dip_message_step step;
+        struct dip_checkpoint checkpoint;
         struct dip_message_picture picture;
         struct dip_message_trace trace;
         struct dip_message_failed failed;
@@ -389,6 +401,8 @@ struct dip_message {
 
 /* "HINGE_READY", never NULL. */
 const char *dip_message_name(enum dip_message_kind kind);
+
+void dip_checkpoint_free(struct dip_checkpoint *checkpoint);
 
 /* Frees what the message owns: for one that cannot be delivered or that nobody wants. */
 void dip_message_release(struct dip_message *message);

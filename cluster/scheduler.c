@@ -186,6 +186,7 @@ static const on_message_fn handlers[DIP_MESSAGE_COUNT] = {
     [DIP_MESSAGE_STEP] = dip__on_step,
     [DIP_MESSAGE_DECODED] = dip__on_decoded,
     [DIP_MESSAGE_IMAGE] = dip__on_image,
+    [DIP_MESSAGE_CHECKPOINT] = dip__on_relay,
     [DIP_MESSAGE_PREVIEW] = dip__on_relay,
     [DIP_MESSAGE_TRACE] = dip__on_relay,
 };

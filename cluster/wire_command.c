@@ -26,6 +26,7 @@ static enum dip_status params_encode(const struct dip_job_params *params, Pb_(Jo
     out->latent_width = dip__wire_u32(params->latent_width);
     out->preview = (Pb_(JobPreview))params->preview; /* the same numbers */
     out->preview_every = dip__wire_u32(params->preview_every);
+    out->checkpoint_every = dip__wire_u32(params->checkpoint_every);
     return DIP_OK;
 }
 
@@ -56,7 +57,8 @@ static enum dip_status params_check(const Pb_(JobParams) * in, struct dip_why *w
     DIP_TRY(dip__wire_range(why, "params.latent_width", in->latent_width, 1, DIP_LATENT_EDGE_MAX));
     DIP_TRY(dip__wire_range(why, "params.preview", (uint32_t)in->preview, DIP_JOB_PREVIEW_NONE,
                             DIP_JOB_PREVIEW_DECODED));
-    return dip__wire_range(why, "params.preview_every", in->preview_every, 0, DIP_STEPS_MAX);
+    DIP_TRY(dip__wire_range(why, "params.preview_every", in->preview_every, 0, DIP_STEPS_MAX));
+    return dip__wire_range(why, "params.checkpoint_every", in->checkpoint_every, 0, DIP_STEPS_MAX);
 }
 
 static enum dip_status params_read(const Pb_(JobParams) * in, struct dip_why *why,
@@ -79,6 +81,7 @@ static enum dip_status params_read(const Pb_(JobParams) * in, struct dip_why *wh
         .latent_width = (int32_t)in->latent_width,
         .preview = (enum dip_job_preview)in->preview,
         .preview_every = (int32_t)in->preview_every,
+        .checkpoint_every = (int32_t)in->checkpoint_every,
     };
     return DIP_OK;
 }
@@ -162,6 +165,10 @@ static enum dip_status encode_diffusion(const struct dip_message *m, Pb_(Connect
     job.params = &params;
     job.origin = &origin;
     job.format = 1;
+    Pb_(LatentCheckpoint) resume;
+    dip__wire_checkpoint_encode(&m->as.diffusion.resume, &resume);
+    if (m->as.diffusion.resume.steps_done > 0)
+        job.resume = &resume;
     frame->diffusion = &job;
     return send(frame, PB_(CONNECT_RESPONSE__COMMAND_DIFFUSION), to, context);
 }
@@ -301,7 +308,7 @@ static enum dip_status read_diffusion(const Pb_(DiffusionJob) * in, struct dip_w
     DIP_TRY(read_job_id(in->job_id, why, m));
     DIP_TRY(dip__wire_range(why, "format", in->format, 1, 1));
     if (in->resume)
-        return dip_fail(why, DIP_UNSUPPORTED, "a job that resumes from a latent checkpoint");
+        DIP_TRY(dip__wire_checkpoint_read(in->resume, why, &m->as.diffusion.resume));
     DIP_TRY(origin_read(in->origin, why, &m->as.diffusion.origin));
     return params_read(in->params, why, &m->as.diffusion.params);
 }

@@ -226,6 +226,17 @@ static enum dip_status encode_tokens(const struct dip_message *m, struct job_sen
     return send_job(s, PB_(JOB_EVENT__KIND_TOKENS));
 }
 
+static enum dip_status encode_checkpoint(const struct dip_message *m, struct job_sender *s)
+{
+    Pb_(LatentCheckpoint) checkpoint;
+    const struct dip_checkpoint *from = &m->as.checkpoint;
+    if (from->latent.bytes + from->history.bytes > DIP_CHECKPOINT_BYTES_MAX)
+        return DIP_LIMIT;
+    dip__wire_checkpoint_encode(from, &checkpoint);
+    s->event.checkpoint = &checkpoint;
+    return send_job(s, PB_(JOB_EVENT__KIND_CHECKPOINT));
+}
+
 static enum dip_status encode_preview(const struct dip_message *m, struct job_sender *s)
 {
     const struct dip_message_picture *picture = &m->as.picture;
@@ -341,6 +352,8 @@ enum dip_status dip_wire_encode_event(const struct dip_message *message,
     case DIP_MESSAGE_STEP:
     case DIP_MESSAGE_DECODED:
         return encode_stage(message, &job);
+    case DIP_MESSAGE_CHECKPOINT:
+        return encode_checkpoint(message, &job);
     case DIP_MESSAGE_PREVIEW:
         return encode_preview(message, &job);
     case DIP_MESSAGE_IMAGE:
@@ -590,6 +603,9 @@ static enum dip_status read_job(struct dip_wire_reader *r, const Pb_(JobEvent) *
     case PB_(JOB_EVENT__KIND_DECODED):
         m->kind = DIP_MESSAGE_DECODED;
         return DIP_OK;
+    case PB_(JOB_EVENT__KIND_CHECKPOINT):
+        m->kind = DIP_MESSAGE_CHECKPOINT;
+        return dip__wire_checkpoint_read(in->checkpoint, why, &m->as.checkpoint);
     case PB_(JOB_EVENT__KIND_PREVIEW):
         return read_preview(in->preview, why, m);
     case PB_(JOB_EVENT__KIND_IMAGE_CHUNK):

@@ -1,4 +1,5 @@
-/* cluster/wire_held.c - what a worker holds from before, as part of its hello, and back. */
+/* cluster/wire_held.c - where work can go on, as bytes and back: what a worker holds from before,
+ * as part of its hello, and latent checkpoints. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -147,4 +148,39 @@ enum dip_status dip__wire_held_read(Pb_(HeldJob) * *list, size_t count, struct d
     }
     ret_held->entries.bytes = kept * sizeof *entries;
     return DIP_OK;
+}
+
+/* ---- latent checkpoints ---- */
+
+void dip__wire_checkpoint_encode(const struct dip_checkpoint *checkpoint,
+                                 Pb_(LatentCheckpoint) * out)
+{
+    *out = (Pb_(LatentCheckpoint))PB_(LATENT_CHECKPOINT__INIT);
+    out->steps_done = dip__wire_u32(checkpoint->steps_done);
+    out->latent = (ProtobufCBinaryData){checkpoint->latent.bytes, checkpoint->latent.data};
+    out->history = (ProtobufCBinaryData){checkpoint->history.bytes, checkpoint->history.data};
+}
+
+static enum dip_status floats_read(const ProtobufCBinaryData *in, struct dip_why *why,
+                                   struct dip_payload *ret_payload)
+{
+    *ret_payload = (struct dip_payload){malloc(in->len), in->len};
+    if (!ret_payload->data)
+        return dip_fail(why, DIP_NO_MEMORY, "no memory for a checkpoint of %zu bytes", in->len);
+    memcpy(ret_payload->data, in->data, in->len);
+    return DIP_OK;
+}
+
+enum dip_status dip__wire_checkpoint_read(const Pb_(LatentCheckpoint) * in, struct dip_why *why,
+                                          struct dip_checkpoint *ret_checkpoint)
+{
+    size_t bytes = in->latent.len + in->history.len;
+    DIP_TRY(dip__wire_range(why, "checkpoint.steps_done", in->steps_done, 1, DIP_STEPS_MAX));
+    DIP_TRY(dip__wire_range(why, "bytes of a checkpoint", bytes, 1, DIP_CHECKPOINT_BYTES_MAX));
+    if (in->latent.len % sizeof(float) != 0 || in->latent.len == 0 ||
+        in->history.len != in->latent.len)
+        return dip_fail(why, DIP_INVALID, "the parts of a checkpoint are no equal latents");
+    ret_checkpoint->steps_done = (int32_t)in->steps_done;
+    DIP_TRY(floats_read(&in->latent, why, &ret_checkpoint->latent));
+    return floats_read(&in->history, why, &ret_checkpoint->history);
 }

@@ -57,6 +57,14 @@ DIP_MUST_USE enum dip_status dip__wire_ids(struct dip_why *why, const char *fiel
 
 /* ---- wire_held.c ---- */
 
+/* A checkpoint as the wire has it; points into it. */
+void dip__wire_checkpoint_encode(const struct dip_checkpoint *checkpoint,
+                                 Pb_(LatentCheckpoint) * out);
+/* What ret_checkpoint gets is the caller's to free, whatever is returned. */
+DIP_MUST_USE enum dip_status dip__wire_checkpoint_read(const Pb_(LatentCheckpoint) * in,
+                                                       struct dip_why *why,
+                                                       struct dip_checkpoint *ret_checkpoint);
+
 /* Held jobs for a Hello; point into the message that they were made of. */
 struct wire_held {
     Pb_(HeldJob) * jobs, **list;

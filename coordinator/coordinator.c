@@ -50,9 +50,11 @@ enum dip_status dip_coordinator_start(const struct dip_coordinator_options *opti
     if (!c)
         return dip_fail(why, DIP_NO_MEMORY, "no memory for the coordinator");
     c->endpoint = options->endpoint;
-    enum dip_status status = dip_core_new(
-        &(struct dip_core_options){.endpoint = options->endpoint, .limits = options->limits},
-        &c->core);
+    enum dip_status status =
+        dip_core_new(&(struct dip_core_options){.endpoint = options->endpoint,
+                                                .limits = options->limits,
+                                                .checkpoint_every = options->checkpoint_every},
+                     &c->core);
     if (!status && pthread_create(&c->loop_thread, NULL, loop_main, c) != 0)
         status = DIP_NO_MEMORY;
     if (status) {

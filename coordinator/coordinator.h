@@ -146,6 +146,7 @@ typedef void (*dip_update_fn)(void *context, const struct dip_update *update);
 struct dip_coordinator_options {
     struct dip_endpoint *endpoint; /* address 0 */
     struct dip_scheduler_limits limits;
+    int checkpoint_every; /* sampler steps from one latent checkpoint to the next; 0 = none */
 };
 
 DIP_MUST_USE enum dip_status dip_coordinator_start(const struct dip_coordinator_options *options,

@@ -42,6 +42,8 @@ static void client_take(struct dip_core *core, struct dip_message *message)
 
 static void client_free(struct dip_core *core, struct client *client)
 {
+    for (int i = 0; i < client->resolved.image_count; i++)
+        dip__checkpoint_drop(core, client, i);
     struct client **at = bucket_of(core, client->request_id);
     while (*at != client)
         at = &(*at)->next;
@@ -110,23 +112,24 @@ void dip_core_message_abandon(struct dip_message *message)
 /* ---- one message ---- */
 
 /* Who has been given what, for lists. */
-static void place_note(struct client *client, const struct dip_action *action)
+static void place_note(struct dip_core *core, struct client *client,
+                       const struct dip_action *action)
 {
     struct place *place = &client->places[action->image_index];
     switch (action->kind) {
     case DIP_ACTION_AR:
-        *place = (struct place){.ar = action->member};
+        place->ar = action->member;
+        place->diffusion = 0;
         break;
     case DIP_ACTION_DIFFUSION:
         place->diffusion = action->member;
         break;
     case DIP_ACTION_ADOPT:
-        if (action->held_stage <= DIP_HELD_HINGE)
-            *place = (struct place){.ar = action->member};
-        else
-            place->diffusion = action->member;
+        place->ar = action->held_stage <= DIP_HELD_HINGE ? action->member : place->ar;
+        place->diffusion = action->held_stage > DIP_HELD_HINGE ? action->member : 0;
         break;
     case DIP_ACTION_IMAGE:
+        dip__checkpoint_drop(core, client, action->image_index);
         *place = (struct place){.ar = 0};
         break;
     default:
@@ -158,7 +161,7 @@ static void carry_out(struct dip_core *core, const struct dip_action *action,
     if (action->kind == DIP_ACTION_DRAINED)
         return; /* whoever shows members asks the scheduler */
     if (client)
-        place_note(client, action);
+        place_note(core, client, action);
     if (action->kind <= DIP_ACTION_RELEASE) {
         dip__core_send(core, action, client);
         if (action->kind == DIP_ACTION_ADOPT)
@@ -177,6 +180,10 @@ static void feed(struct dip_core *core, int64_t now_ns, struct dip_message *mess
     if (message->kind == DIP_MESSAGE_JOINED && is_known)
         memcpy(core->fingerprints[message->from], message->as.joined.fingerprint,
                sizeof core->fingerprints[0]);
+    if (message->kind == DIP_MESSAGE_APPEARED && is_known) {
+        const struct dip_member_facts *facts = message->as.appeared.facts.data;
+        core->protocols[message->from] = facts ? facts->protocol : 0;
+    }
     if (message->kind == DIP_MESSAGE_LOST && is_known)
         dip__outbox_drop(core, message->from);
     if (is_known)
@@ -288,6 +295,7 @@ static bool core_reserve(struct dip_core *core, const struct dip_scheduler_limit
     core->found = calloc(DIP_HELD_MAX, sizeof *core->found);
     core->offers = calloc(DIP_HELD_MAX, sizeof *core->offers);
     core->fingerprints = calloc((size_t)limits->member_count_max, sizeof *core->fingerprints);
+    core->protocols = calloc((size_t)limits->member_count_max, sizeof *core->protocols);
     core->members = calloc((size_t)limits->member_count_max, sizeof *core->members);
     core->outbox = calloc(OUTBOX_MAX, sizeof *core->outbox);
     /* In one turn an image's commands can fail once for each panel, a member can be lost once, and
@@ -296,7 +304,7 @@ static bool core_reserve(struct dip_core *core, const struct dip_scheduler_limit
         2 * limits->image_count_max + limits->member_count_max + core->client_count_max;
     core->troubles = calloc((size_t)core->trouble_count_max, sizeof *core->troubles);
     return core->clients && core->buckets && core->digest_buckets && core->found && core->offers &&
-           core->fingerprints && core->members && core->outbox && core->troubles;
+           core->fingerprints && core->protocols && core->members && core->outbox && core->troubles;
 }
 
 enum dip_status dip_core_new(const struct dip_core_options *options, struct dip_core **ret_core)
@@ -330,6 +338,8 @@ void dip_core_free(struct dip_core *core)
     for (int i = 0; i < core->outbox_count; i++)
         dip_message_release(&core->outbox[i].message);
     for (int i = 0; core->clients && i < core->client_count_max; i++) {
+        for (int k = 0; k < core->clients[i].resolved.image_count; k++)
+            dip__checkpoint_drop(core, &core->clients[i], k);
         dip_resolved_deinit(&core->clients[i].resolved);
         free(core->clients[i].places);
     }
@@ -341,6 +351,7 @@ void dip_core_free(struct dip_core *core)
     free(core->clients);
     free(core->buckets);
     free(core->fingerprints);
+    free(core->protocols);
     free(core->members);
     free(core->outbox);
     free(core->troubles);

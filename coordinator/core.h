@@ -16,6 +16,7 @@ struct dip_core;
 struct dip_core_options {
     struct dip_endpoint *endpoint; /* commands leave here; never received from */
     struct dip_scheduler_limits limits;
+    int checkpoint_every; /* sampler steps from one latent checkpoint to the next; 0 = none */
 };
 
 /* Errors: NO_MEMORY. */

@@ -462,6 +462,7 @@ static enum dip_status start_core(struct dip_coordinator_daemon *d, struct dip_w
     const struct dip_generation_config *generation = &d->config.generation;
     struct dip_core_options core = {
         .endpoint = d->options.endpoint,
+        .checkpoint_every = o->checkpoint_every,
         .limits = {.request_count_max = o->request_count_max,
                    .image_count_max = o->image_count_max,
                    .member_count_max = o->member_count_max,

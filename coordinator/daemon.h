@@ -63,6 +63,7 @@ struct dip_coordinator_daemon_options {
     int64_t deadline_ns;          /* of a request that brings none, and the longest [10 min] */
     int64_t stall_ns;             /* a reader that takes nothing for so long is cut [60 s] */
     int64_t heartbeat_ns, silence_ns, stuck_ns; /* net/hub.h's */
+    int checkpoint_every; /* sampler steps from one latent checkpoint to the next [none] */
     /* After it began to lead or lost a worker, requests wait so long for workers instead of being
      * refused [3 s]; negative = not at all. */
     int64_t expect_ns;

@@ -114,11 +114,13 @@ static bool payload_copy(const void *data, size_t bytes, struct dip_payload *ret
     return true;
 }
 
-static struct dip_job_params image_params(const struct dip_resolved *resolved, int image_index)
+static struct dip_job_params image_params(const struct dip_resolved *resolved, int image_index,
+                                          int checkpoint_every)
 {
     struct dip_job_params params = resolved->params;
     params.image_index = (uint32_t)image_index;
     params.is_traced = params.is_traced && image_index == 0;
+    params.checkpoint_every = checkpoint_every;
     return params;
 }
 
@@ -129,7 +131,8 @@ static void send_ar(struct dip_core *core, const struct dip_action *action,
     struct dip_message message = {
         .kind = DIP_MESSAGE_AR,
         .job_id = action->job_id,
-        .as.ar = {.params = image_params(resolved, action->image_index), .origin = client->origin},
+        .as.ar = {.params = image_params(resolved, action->image_index, 0),
+                  .origin = client->origin},
     };
     struct dip_message_ar *ar = &message.as.ar;
     bool is_built =
@@ -151,8 +154,11 @@ static void send_diffusion(struct dip_core *core, const struct dip_action *actio
     struct dip_message message = {
         .kind = DIP_MESSAGE_DIFFUSION,
         .job_id = action->job_id,
-        .as.diffusion = {.params = image_params(resolved, action->image_index),
-                         .origin = client->origin},
+        .as.diffusion = {.params = image_params(resolved, action->image_index,
+                                                core->options.checkpoint_every),
+                         .origin = client->origin,
+                         .resume = dip__checkpoint_copy(core, client, action->image_index,
+                                                        action->member)},
     };
     struct dip_message_diffusion *diffusion = &message.as.diffusion;
     bool is_built =

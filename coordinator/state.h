@@ -3,9 +3,10 @@
 
 #include "coordinator/core.h"
 
-/* Where an image's jobs are; 0 = nowhere. */
+/* Where an image's jobs are (0 = nowhere), and how far. */
 struct place {
     uint32_t ar, diffusion;
+    struct dip_checkpoint checkpoint; /* where another diffusion worker would go on */
 };
 
 /* A client's request from SUBMIT to ENDED. */
@@ -23,6 +24,7 @@ struct client {
 
 /* Commands that a full inbox did not take, oldest first. A member that lets so many wait takes no
  * commands; others are not held up by it. */
+enum { CHECKPOINT_BYTES_MAX = 256 << 20 }; /* of all images together; more are not kept */
 enum { OUTBOX_MAX = 4096, OUTBOX_OF_MEMBER_MAX = 256, HELD_OF_ALL_MAX = 8192 };
 struct outgoing {
     uint32_t member;
@@ -42,9 +44,11 @@ struct dip_core {
     struct outgoing *outbox;                     /* [OUTBOX_MAX] */
     int outbox_count;
     struct {
-        int waiting;   /* in the outbox */
-        bool is_stuck; /* during one flush */
-    } * members;       /* [member_count_max] */
+        int waiting;         /* in the outbox */
+        bool is_stuck;       /* during one flush */
+    } * members;             /* [member_count_max] */
+    size_t checkpoint_bytes; /* that are kept */
+    uint32_t *protocols;     /* [member_count_max], as of their hello */
     uint64_t epoch;
     struct dip_held_book *held;
     struct client **digest_buckets; /* [bucket_count] */
@@ -79,6 +83,16 @@ void dip__digest_remove(struct dip_core *core, const struct client *client);
 void dip__offers_make(struct dip_core *core, int64_t now_ns, struct dip_message *message);
 /* Its actions have been carried out: what nobody will take is forgotten where it is. */
 void dip__offers_settle(struct dip_core *core);
+
+/* ---- checkpoint.c ---- */
+
+/* Takes a CHECKPOINT's payload, when there is room for it. */
+void dip__checkpoint_keep(struct dip_core *core, struct client *client, int image_index,
+                          struct dip_message *message);
+/* A copy for a worker that can go on from it; none without one, or without memory. */
+struct dip_checkpoint dip__checkpoint_copy(const struct dip_core *core, const struct client *client,
+                                           int image_index, uint32_t member);
+void dip__checkpoint_drop(struct dip_core *core, struct client *client, int image_index);
 
 /* ---- tell.c ---- */
 

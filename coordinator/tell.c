@@ -109,6 +109,10 @@ void dip__core_tell(struct dip_core *core, struct client *client, const struct d
             tell_prompt_ids(client, &update);
         break;
     case DIP_ACTION_RELAY:
+        if (message->kind == DIP_MESSAGE_CHECKPOINT) {
+            dip__checkpoint_keep(core, client, action->image_index, message);
+            break;
+        }
         tell_relay(client, &update, message);
         break;
     case DIP_ACTION_QUEUE:

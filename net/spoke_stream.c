@@ -153,7 +153,8 @@ static void say(struct dip_spoke *spoke, const struct dip_message *message)
         return;
     while (spoke->frame_count > count)
         free(spoke->frames[--spoke->frame_count].data);
-    if (message->kind == DIP_MESSAGE_PREVIEW || message->kind == DIP_MESSAGE_TRACE)
+    if (message->kind == DIP_MESSAGE_PREVIEW || message->kind == DIP_MESSAGE_TRACE ||
+        message->kind == DIP_MESSAGE_CHECKPOINT)
         return; /* nobody's result hangs on it */
     dip__spoke_log(spoke, "cannot say %s: %s", dip_message_name(message->kind),
                    dip_status_text(status));

@@ -30,6 +30,7 @@ static void job_free(struct diffusion_job *job)
 {
     free(job->hidden.data);
     free(job->noise.data);
+    dip_checkpoint_free(&job->resume);
     memset(job, 0, sizeof *job);
 }
 
@@ -113,10 +114,22 @@ static enum dip_preview_kind preview_kind(const struct dip_job_params *params)
     }
 }
 
+/* Of the latent of a job, in bytes. */
+static size_t latent_bytes(const struct dip_worker *w, const struct dip_job_params *params)
+{
+    return (size_t)w->options.model->config.dit.latent_channels * (size_t)params->latent_height *
+           (size_t)params->latent_width * sizeof(float);
+}
+
 static void job_admit(struct dip_worker *w, struct diffusion_job *job)
 {
     if (!job->has_command || !job->hidden.data)
         return;
+    /* What is no latent of this job's is of no use: it begins with noise. */
+    if (job->resume.latent.bytes != latent_bytes(w, &job->params) ||
+        job->resume.history.bytes != job->resume.latent.bytes ||
+        job->resume.steps_done >= job->params.steps)
+        dip_checkpoint_free(&job->resume);
     int64_t H = w->options.model->config.ar.hidden;
     struct dip_diffusion_job engine_job = {
         .id = job->tag.handle,
@@ -124,6 +137,9 @@ static void job_admit(struct dip_worker *w, struct diffusion_job *job)
         .hidden = job->hidden.data,
         .hidden_rows = (int)((int64_t)(job->hidden.bytes / sizeof(float)) / H),
         .noise = job->noise.data,
+        .resume_steps = job->resume.steps_done,
+        .resume_latent = job->resume.latent.data,
+        .resume_history = job->resume.history.data,
         .preview = preview_kind(&job->params),
         .preview_every = job->params.preview_every,
         .trace = job->params.is_traced ? trace : NULL,
@@ -148,6 +164,7 @@ static void job_admit(struct dip_worker *w, struct diffusion_job *job)
     job->started_ns = dip_clock_now_ns();
     free(job->hidden.data); /* the engine has its own copy */
     job->hidden = (struct dip_payload){0};
+    dip_checkpoint_free(&job->resume);
 }
 
 void dip__worker_diffusion_command(struct dip_worker *w, struct dip_message *message)
@@ -169,6 +186,7 @@ void dip__worker_diffusion_command(struct dip_worker *w, struct dip_message *mes
     job->tag.image_index = command->params.image_index;
     job->tag.origin = command->origin;
     job->noise = command->noise;
+    job->resume = command->resume;
     if (command->hidden.data)
         job->hidden = command->hidden;
     *command = (struct dip_message_diffusion){0}; /* the job owns the payloads now */
@@ -285,6 +303,31 @@ void dip__worker_diffusion_resume(struct dip_worker *w, struct diffusion_job *jo
         say_step(w, job, 0);
 }
 
+/* Where another worker could go on, every so many steps. Nobody's result hangs on it. */
+static enum dip_status checkpoint_send(struct dip_worker *w, const struct diffusion_job *job)
+{
+    int every = job->params.checkpoint_every, done = job->steps_done;
+    size_t bytes = latent_bytes(w, &job->params);
+    if (every == 0 || done % every != 0 || done == job->params.steps || job->tag.id == 0 ||
+        2 * bytes > DIP_CHECKPOINT_BYTES_MAX)
+        return DIP_OK;
+    struct dip_message message = {.kind = DIP_MESSAGE_CHECKPOINT,
+                                  .as.checkpoint = {.steps_done = done,
+                                                    .latent = {malloc(bytes), bytes},
+                                                    .history = {malloc(bytes), bytes}}};
+    struct dip_checkpoint *c = &message.as.checkpoint;
+    enum dip_status status = DIP_OK;
+    bool has_memory = c->latent.data && c->history.data;
+    if (has_memory)
+        status = dip_diffusion_engine_checkpoint(w->diffusion, job->tag.handle, c->latent.data,
+                                                 c->history.data);
+    if (has_memory && !status)
+        dip__worker_say(w, &job->tag, &message);
+    else
+        dip_message_release(&message);
+    return status;
+}
+
 static void job_step(struct dip_worker *w, struct diffusion_job *job,
                      const struct dip_diffusion_event *event, int64_t step_ns)
 {
@@ -346,6 +389,11 @@ enum dip_status dip__worker_diffusion_step(struct dip_worker *w)
     int64_t step_ns = (dip_clock_now_ns() - begin_ns) / (event_count > 0 ? event_count : 1);
     for (int i = 0; i < event_count; i++)
         event_handle(w, &w->diffusion_events[i], step_ns);
+    for (int i = 0; i < event_count; i++) {
+        const struct diffusion_job *job = job_of_handle(w, w->diffusion_events[i].id);
+        if (w->diffusion_events[i].kind == DIP_DIFFUSION_STEP && job)
+            DIP_TRY(checkpoint_send(w, job));
+    }
     if (w->traced_job && w->traced_job->tag.handle != 0)
         job_fail(w, w->traced_job, DIP_NO_MEMORY, "no memory for the trace");
     return DIP_OK;

@@ -45,6 +45,7 @@ struct diffusion_job {
     bool is_live; /* in the engine */
     struct dip_job_params params;
     struct dip_payload hidden, noise;
+    struct dip_checkpoint resume;
     int token_count, steps_done;
     int64_t started_ns, conditioned_ns, last_step_ns;
 };

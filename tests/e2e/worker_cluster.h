@@ -44,6 +44,8 @@ struct heard_job {
     int32_t token_ids[256];
     unsigned char *png;
     size_t png_bytes;
+    struct dip_checkpoint checkpoint; /* the last */
+    int checkpoints;
     enum dip_status status;
     char text[DIP_FAILURE_BYTES];
 };
@@ -144,6 +146,12 @@ static inline void hear_job(struct cluster *c, struct dip_message *message)
         job->png = message->as.picture.png.data;
         job->png_bytes = message->as.picture.png.bytes;
         message->as.picture.png = (struct dip_payload){0};
+        break;
+    case DIP_MESSAGE_CHECKPOINT:
+        job->checkpoints++;
+        dip_checkpoint_free(&job->checkpoint);
+        job->checkpoint = message->as.checkpoint;
+        message->as.checkpoint = (struct dip_checkpoint){.steps_done = 0};
         break;
     case DIP_MESSAGE_FAILED:
         job->failed++;
@@ -280,8 +288,10 @@ static inline void cluster_close(struct cluster *c)
     for (int i = 0; i < CLUSTER_PROCESSES; i++)
         cluster_kill(c, i);
     cluster_unserve(c);
-    for (int i = 0; i < CLUSTER_JOBS; i++)
+    for (int i = 0; i < CLUSTER_JOBS; i++) {
         free(c->jobs[i].png);
+        dip_checkpoint_free(&c->jobs[i].checkpoint);
+    }
     dip_rpc_loop_stop(c->loop);
     dip_rpc_loop_run(c->loop);
     dip_rpc_loop_free(c->loop);

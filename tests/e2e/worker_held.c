@@ -223,6 +223,66 @@ static void what_is_held_is_forgotten(void **state)
     cluster_close(&c);
 }
 
+/* A heartbeat that was made after this was called. */
+static void until_beat(struct cluster *c, uint32_t member)
+{
+    int beats = c->members[member].heartbeats;
+    UNTIL(c, c->members[member].heartbeats > beats + 1);
+}
+
+/* kill -9 in mid-sampling: another process goes on from the last checkpoint, for both samplers. */
+static void a_checkpoint_goes_on_in_another_process(void **state)
+{
+    (void)state;
+    enum { EVERY = 7 };
+    struct cluster c;
+    cluster_open(&c, 20 * DIP_SECOND_NS);
+    uint32_t ar = cluster_start(&c, "a", "ar", NULL);
+    tell_ar(&c, ar, 10, STEPS);
+    until_ended(&c, 10);
+    for (uint64_t sampler = 0; sampler < 2; sampler++) {
+        int process = 0;
+        uint64_t first_job = 20 + sampler, whole = 30 + sampler, rest = 40 + sampler;
+        struct dip_message m = {.kind = DIP_MESSAGE_DIFFUSION, .job_id = first_job};
+        m.as.diffusion.params = job_params(MANY_STEPS);
+        m.as.diffusion.params.sampler = sampler ? DIP_JOB_DPM : DIP_JOB_EULER;
+        m.as.diffusion.params.checkpoint_every = EVERY;
+        struct dip_message again = m;
+        uint32_t first = cluster_start(&c, "d", "first", &process);
+        tell(&c, first, &m);
+        tell_hand_over(&c, ar, 10, first, first_job);
+        UNTIL(&c, job_of(&c, first_job)->checkpoints > 2);
+        cluster_kill(&c, process);
+        UNTIL(&c, c.members[first].lost);
+        uint32_t second = cluster_start(&c, "d", sampler ? "third" : "second", NULL);
+        m = again;
+        m.job_id = whole;
+        m.as.diffusion.params.checkpoint_every = 0;
+        tell(&c, second, &m);
+        tell_hand_over(&c, ar, 10, second, whole);
+        until_ended(&c, whole);
+        assert_int_equal(job_of(&c, whole)->checkpoints, 0);
+        until_beat(&c, second);
+        uint64_t steps_before = c.members[second].beat.steps_total;
+        again.job_id = rest;
+        again.as.diffusion.params.checkpoint_every = 0;
+        again.as.diffusion.resume = job_of(&c, first_job)->checkpoint;
+        int done = again.as.diffusion.resume.steps_done;
+        assert_true(done >= 2 * EVERY && done % EVERY == 0);
+        job_of(&c, first_job)->checkpoint = (struct dip_checkpoint){.steps_done = 0};
+        tell(&c, second, &again); /* takes the payloads along */
+        tell_hand_over(&c, ar, 10, second, rest);
+        until_ended(&c, rest);
+        until_beat(&c, second);
+        assert_true(c.members[second].beat.steps_total - steps_before <=
+                    (uint64_t)(MANY_STEPS + 2 - done));
+        assert_int_equal(job_of(&c, rest)->png_bytes, job_of(&c, whole)->png_bytes);
+        assert_memory_equal(job_of(&c, rest)->png, job_of(&c, whole)->png,
+                            job_of(&c, whole)->png_bytes);
+    }
+    cluster_close(&c);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 5 && strcmp(argv[1], "worker") == 0)
@@ -232,6 +292,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(tokens_are_taken_over),
         cmocka_unit_test(what_is_held_gives_way),
         cmocka_unit_test(what_is_held_is_forgotten),
+        cmocka_unit_test(a_checkpoint_goes_on_in_another_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -81,6 +81,8 @@ struct run {
     struct dip_mailbox *marks;               /* struct mark: places to act at */
     struct picture pictures[IMAGES];
     int retries, device_failures;
+    int steps_after_loss; /* the first that is told after an image went back: one more than was kept
+                           */
 };
 
 enum mark_kind { MARK_TOKENS, MARK_STEPS, MARK_RETRIED, MARK_ENDED };
@@ -105,6 +107,9 @@ static void on_update(void *context, const struct dip_update *update)
             mark(run, MARK_TOKENS, DIP_OK);
         if (update->stage == DIP_STAGE_DIFFUSION && update->done > STEPS / 2)
             mark(run, MARK_STEPS, DIP_OK);
+        if (update->stage == DIP_STAGE_DIFFUSION && update->done > 0 && run->retries > 0 &&
+            run->steps_after_loss == 0)
+            run->steps_after_loss = update->done;
         break;
     case DIP_UPDATE_IMAGE:
         run->pictures[update->image_index].count++;
@@ -159,7 +164,7 @@ static void worker_lose(struct run *run, uint32_t address)
     assert_int_equal(dip_endpoint_send(dip_local_net_endpoint(run->net, 0), 0, &lost), DIP_OK);
 }
 
-static void run_begin(struct run *run)
+static void run_begin_with(struct run *run, int checkpoint_every)
 {
     *run = (struct run){0};
     assert_int_equal(dip_mailbox_new(sizeof(struct mark), 1 << 14, &run->marks), DIP_OK);
@@ -170,8 +175,14 @@ static void run_begin(struct run *run)
                                                          .image_count_max = 8,
                                                          .member_count_max = MEMBERS_MAX,
                                                          .token_count_max = 16,
-                                                         .attempt_count_max = 8}};
+                                                         .attempt_count_max = 8},
+                                              .checkpoint_every = checkpoint_every};
     assert_int_equal(dip_coordinator_start(&options, NULL, &run->coordinator), DIP_OK);
+}
+
+static void run_begin(struct run *run)
+{
+    run_begin_with(run, 0);
 }
 
 static void submit(struct run *run, uint64_t *ret_request_id)
@@ -310,6 +321,27 @@ static void a_lost_diffusion_worker_changes_no_byte(void **state)
     assert_expected(&run);
 }
 
+/* The sampler goes on where it was last check-pointed, not from the noise. */
+static void a_checkpoint_spares_the_steps_before_it(void **state)
+{
+    (void)state;
+    struct run run;
+    uint64_t id;
+    run_begin_with(&run, 3);
+    worker_add(&run, 1, DIP_ROLE_AR, 2);
+    worker_add(&run, 2, DIP_ROLE_DIFFUSION, 1);
+    submit(&run, &id);
+    wait_for(&run, MARK_STEPS);
+    worker_lose(&run, 2);
+    worker_add(&run, 3, DIP_ROLE_DIFFUSION, 1);
+    assert_int_equal(wait_for(&run, MARK_ENDED), DIP_OK);
+    run_end(&run);
+    assert_true(run.retries > 0);
+    assert_true(run.steps_after_loss > STEPS / 2 - 3);
+    assert_int_equal(run.steps_after_loss % 3, 1);
+    assert_expected(&run);
+}
+
 /* The process of a worker whose device has died ends; the transport says so. */
 static void device_loss(bool is_ar)
 {
@@ -399,6 +431,7 @@ int main(void)
         cmocka_unit_test(a_diffusion_pool_gives_the_same_bytes),
         cmocka_unit_test(a_lost_ar_worker_changes_no_byte),
         cmocka_unit_test(a_lost_diffusion_worker_changes_no_byte),
+        cmocka_unit_test(a_checkpoint_spares_the_steps_before_it),
         cmocka_unit_test(a_dead_device_of_the_ar_panel_changes_no_byte),
         cmocka_unit_test(a_dead_device_of_the_diffusion_panel_changes_no_byte),
         cmocka_unit_test(a_cancelled_request_ends_once_and_frees_its_slots),

@@ -120,7 +120,16 @@ static void any_params(struct dip_job_params *params)
         .latent_width = (int32_t)from1(DIP_LATENT_EDGE_MAX),
         .preview = (enum dip_job_preview)upto(DIP_JOB_PREVIEW_DECODED),
         .preview_every = (int32_t)upto(DIP_STEPS_MAX),
+        .checkpoint_every = (int32_t)upto(DIP_STEPS_MAX),
     };
+}
+
+static void any_checkpoint(struct dip_checkpoint *checkpoint)
+{
+    size_t bytes = sizeof(float) * (size_t)from1(1000);
+    checkpoint->steps_done = (int32_t)from1(DIP_STEPS_MAX);
+    checkpoint->latent = any_bytes(bytes);
+    checkpoint->history = any_bytes(bytes);
 }
 
 static void any_origin(struct dip_job_origin *origin)
@@ -193,7 +202,7 @@ static const enum dip_message_kind events[] = {
     DIP_MESSAGE_GROUP_LOST,  DIP_MESSAGE_PREFILLED,      DIP_MESSAGE_TOKENS,
     DIP_MESSAGE_HINGE_READY, DIP_MESSAGE_CONDITIONED,    DIP_MESSAGE_STEP,
     DIP_MESSAGE_DECODED,     DIP_MESSAGE_PREVIEW,        DIP_MESSAGE_IMAGE,
-    DIP_MESSAGE_FAILED,
+    DIP_MESSAGE_FAILED,      DIP_MESSAGE_CHECKPOINT,
 };
 enum {
     COMMANDS = sizeof commands / sizeof commands[0],
@@ -323,6 +332,8 @@ static void any_message(enum dip_message_kind kind, struct dip_message *m)
     case DIP_MESSAGE_DIFFUSION:
         any_params(&m->as.diffusion.params);
         any_origin(&m->as.diffusion.origin);
+        if (any() % 2)
+            any_checkpoint(&m->as.diffusion.resume);
         break;
     case DIP_MESSAGE_PREPARE_GROUP:
     case DIP_MESSAGE_FORM_GROUP:
@@ -342,6 +353,9 @@ static void any_message(enum dip_message_kind kind, struct dip_message *m)
         break;
     case DIP_MESSAGE_FAILED:
         any_failed(&m->as.failed);
+        break;
+    case DIP_MESSAGE_CHECKPOINT:
+        any_checkpoint(&m->as.checkpoint);
         break;
     default:
         any_numbers(m);
@@ -371,6 +385,14 @@ static void assert_params(const struct dip_job_params *a, const struct dip_job_p
     assert_int_equal(a->latent_width, b->latent_width);
     assert_int_equal(a->preview, b->preview);
     assert_int_equal(a->preview_every, b->preview_every);
+    assert_int_equal(a->checkpoint_every, b->checkpoint_every);
+}
+
+static void assert_checkpoint(const struct dip_checkpoint *a, const struct dip_checkpoint *b)
+{
+    assert_int_equal(a->steps_done, b->steps_done);
+    assert_payload(&a->latent, &b->latent);
+    assert_payload(&a->history, &b->history);
 }
 
 static void assert_origin(const struct dip_job_origin *a, const struct dip_job_origin *b)
@@ -450,6 +472,7 @@ static void assert_message(const struct dip_message *a, const struct dip_message
     case DIP_MESSAGE_DIFFUSION:
         assert_params(&a->as.diffusion.params, &b->as.diffusion.params);
         assert_origin(&a->as.diffusion.origin, &b->as.diffusion.origin);
+        assert_checkpoint(&a->as.diffusion.resume, &b->as.diffusion.resume);
         break;
     case DIP_MESSAGE_APPEARED:
         assert_facts(a, b);
@@ -460,6 +483,9 @@ static void assert_message(const struct dip_message *a, const struct dip_message
         assert_int_equal(a->as.joined.hinge_slots, b->as.joined.hinge_slots);
         assert_int_equal(a->as.joined.diffusion_slots, b->as.joined.diffusion_slots);
         assert_string_equal(a->as.joined.fingerprint, b->as.joined.fingerprint);
+        break;
+    case DIP_MESSAGE_CHECKPOINT:
+        assert_checkpoint(&a->as.checkpoint, &b->as.checkpoint);
         break;
     case DIP_MESSAGE_PREVIEW:
     case DIP_MESSAGE_IMAGE:
