@@ -260,15 +260,6 @@ static void begin(struct dip_rpc_call *call)
     dip__rpc_loop_touch(call->loop, call);
 }
 
-static gpr_timespec deadline_of(int64_t deadline_ns)
-{
-    if (deadline_ns <= 0 || deadline_ns == INT64_MAX)
-        return gpr_inf_future(GPR_CLOCK_MONOTONIC);
-    return (gpr_timespec){.tv_sec = deadline_ns / DIP_SECOND_NS,
-                          .tv_nsec = (int32_t)(deadline_ns % DIP_SECOND_NS),
-                          .clock_type = GPR_CLOCK_MONOTONIC};
-}
-
 enum dip_status dip_rpc_call_open(struct dip_rpc_channel *channel,
                                   const struct dip_rpc_call_options *options,
                                   struct dip_rpc_call **ret_call)
@@ -292,12 +283,12 @@ enum dip_status dip_rpc_call_open(struct dip_rpc_channel *channel,
         return status;
     }
     renew(channel);
+    call->deadline_ns = options->deadline_ns > 0 ? options->deadline_ns : INT64_MAX;
     call->core = grpc_channel_create_call(channel->core, NULL, GRPC_PROPAGATE_DEFAULTS,
                                           dip__rpc_loop_queue(loop),
                                           grpc_slice_from_static_string(options->path), NULL,
-                                          deadline_of(options->deadline_ns), NULL);
+                                          dip__rpc_time_to(call->deadline_ns), NULL);
     call->is_patient = options->is_patient;
-    call->deadline_ns = options->deadline_ns > 0 ? options->deadline_ns : INT64_MAX;
     call->path = options->path;
     call->receive_bytes_max = channel->options.message_bytes_max;
     call->handler = options->handler;

@@ -18,6 +18,9 @@
 #include "net/rpc_loop.h"
 
 #include <grpc/support/log.h>
+#if __has_include(<diptych_grpc_log.h>) /* since 1.66 the core has no function to take its log */
+#include <diptych_grpc_log.h>
+#endif
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -237,14 +240,6 @@ static void flush(struct dip_rpc_loop *loop)
     }
 }
 
-/* The monotonic clocks of gRPC and of base are one. */
-static gpr_timespec timespec_of(int64_t at_ns)
-{
-    return (gpr_timespec){.tv_sec = at_ns / DIP_SECOND_NS,
-                          .tv_nsec = (int32_t)(at_ns % DIP_SECOND_NS),
-                          .clock_type = GPR_CLOCK_MONOTONIC};
-}
-
 static void fire_timers(struct dip_rpc_loop *loop)
 {
     if (loop->timer_count == 0)
@@ -263,9 +258,7 @@ static void turn(struct dip_rpc_loop *loop, int64_t until_ns)
 {
     if (loop->timer_count && loop->timers[0]->at_ns < until_ns)
         until_ns = loop->timers[0]->at_ns;
-    gpr_timespec until =
-        until_ns == INT64_MAX ? gpr_inf_future(GPR_CLOCK_MONOTONIC) : timespec_of(until_ns);
-    grpc_event event = grpc_completion_queue_next(loop->queue, until, NULL);
+    grpc_event event = grpc_completion_queue_next(loop->queue, dip__rpc_time_to(until_ns), NULL);
     if (event.type == GRPC_OP_COMPLETE) {
         struct dip__rpc_op *op = event.tag;
         op->done(op->owner, event.success);

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <grpc/grpc.h>
+#if __has_include(<grpc/credentials.h>) /* part of grpc_security.h before */
+#include <grpc/credentials.h>
+#endif
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -144,6 +147,13 @@ void dip__rpc_pairs_add_status(struct rpc_pairs *pairs, const struct dip_rpc_sta
 void dip__rpc_pairs_clear(struct rpc_pairs *pairs);
 /* NULL when there is none. */
 const grpc_metadata *dip__rpc_metadata_find(const grpc_metadata_array *array, const char *key);
+
+/* ---- rpc_time.c ---- */
+
+/* A moment of dip_clock_now_ns for gRPC; INT64_MAX = never. */
+gpr_timespec dip__rpc_time_to(int64_t at_ns);
+/* And back. Not below 0: long past is past. */
+int64_t dip__rpc_time_from(gpr_timespec at);
 
 /* ---- rpc_args.c: arguments of channels and servers ---- */
 

@@ -171,16 +171,6 @@ static void too_slow(void *context)
                                                      .message = "the request came too slowly"});
 }
 
-static int64_t deadline_of(gpr_timespec deadline)
-{
-    if (gpr_time_cmp(deadline, gpr_inf_future(deadline.clock_type)) == 0)
-        return INT64_MAX;
-    gpr_timespec t = gpr_convert_clock_type(deadline, GPR_CLOCK_MONOTONIC);
-    if (t.tv_sec >= INT64_MAX / DIP_SECOND_NS)
-        return INT64_MAX;
-    return t.tv_sec * DIP_SECOND_NS + t.tv_nsec;
-}
-
 static void refuse_unknown(struct dip_rpc_call *call, grpc_slice path)
 {
     char text[UNKNOWN_PATH_BYTES + 32];
@@ -240,7 +230,7 @@ static struct dip_rpc_call *call_of(struct accept *accept)
     call->method = method;
     call->path = method ? method->path : "";
     call->peer = grpc_call_get_peer(call->core);
-    call->deadline_ns = deadline_of(accept->details.deadline);
+    call->deadline_ns = dip__rpc_time_from(accept->details.deadline);
     call->received_headers = accept->headers;
     call->timer.fire = too_slow;
     call->timer.context = call;
