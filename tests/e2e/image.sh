@@ -37,7 +37,7 @@ soon() {
 }
 
 # ---- the tree ----
-image=${2:-$work/image}
+image=$(realpath -m "${2:-$work/image}")
 if [ -z "${2:-}" ]; then
   expect "build-root" tools/image/build-root --build "$(dirname "$diptych")" "$image"
   grep '^image:' "$work/said"
@@ -53,6 +53,8 @@ nothing "shells and tools" find "$image" -name 'sh' -o -name '*bash*' -o -name '
 nothing "headers, static libraries, debugging symbols" find "$image" -name '*.h' -o -name '*.a' -o -name '*.debug'
 same "sections for debuggers" 0 "$(readelf -SW "$image/usr/bin/diptych" | grep -c '\.debug_info')"
 same "user 65532" "diptych:x:65532:65532" "$(sed -n 2p "$image/etc/passwd" | cut -d: -f1-4)"
+same "the chart's user" "65532 65532" "$(sed -nE 's/^ *runAs(User|Group): //p' helm/diptych/values.yaml | tr '\n' ' ' | sed 's/ $//')"
+same "the Dockerfile's user" "65532:65532" "$(sed -n 's/^USER //p' Dockerfile | sort -u)"
 for package in $(ls "$image/var/lib/dpkg/status.d"); do
   [ -s "$image/usr/share/doc/$package/copyright" ] || complain "$package has no terms"
 done

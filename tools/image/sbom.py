@@ -68,6 +68,18 @@ def debian_package(name, distribution):
             "sourceInfo": "source package %s %s" % (source, source_version)}
 
 
+def wheel(name):
+    name, version = name[len("pypi:"):].split("@")
+    return {"name": name, "versionInfo": version, "supplier": "Organization: NVIDIA Corporation",
+            "externalRefs": [purl("pkg:pypi/%s@%s" % (name, version))]}
+
+
+def about(name, version, distribution):
+    if name == "diptych":
+        return {"name": name, "versionInfo": version, "supplier": UNSAID}
+    return wheel(name) if name.startswith("pypi:") else debian_package(name, distribution)
+
+
 def linked_part(part):
     references = [purl(part[key]) for key in ("purl", "source") if key in part]
     if "cpe" in part:
@@ -111,9 +123,7 @@ def document(root, origins, epoch, version, parts):
     packages, relations = [], [relation("SPDXRef-DOCUMENT", "DESCRIBES", own)]
     for name in sorted({package for _, package, _, _ in files}):
         mine = [entry for entry in files if entry[1] == name]
-        about = {"name": name, "versionInfo": version, "supplier": UNSAID} if name == "diptych" else \
-            debian_package(name, distribution)
-        packages.append(finish(about, mine))
+        packages.append(finish(about(name, version, distribution), mine))
         if name != "diptych":
             relations.append(relation(own, "DEPENDS_ON", packages[-1]["SPDXID"]))
     for part in parts:
@@ -131,7 +141,7 @@ def document(root, origins, epoch, version, parts):
 def main():
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("root", help="the tree")
-    words.add_argument("--origins", required=True, help="lines of path, TAB, Debian package; other files are our own")
+    words.add_argument("--origins", required=True, help="lines of path, TAB, Debian package or pypi:NAME@VERSION; other files are our own")
     words.add_argument("--epoch", type=int, required=True, help="the document's date, seconds since 1970")
     words.add_argument("--version", required=True, help="of the program")
     words.add_argument("--parts", action="append", default=[], help="JSON list of what is linked in without being a package")

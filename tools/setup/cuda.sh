@@ -38,6 +38,13 @@ fetch() {
   done
   mv "$folder/parts/nvidia/cu13" "$folder/toolkit"
   cp -r "$folder/parts/nvidia/nccl/include" "$folder/parts/nvidia/nccl/lib" "$folder/toolkit/"
+  mkdir "$folder/toolkit/licences" # for who passes the libraries on: tools/image
+  local terms name
+  for terms in "$folder"/parts/*.dist-info/licenses/License.txt; do
+    name=${terms#"$folder/parts/"}
+    name=${name%%-[0-9]*}
+    cp "$terms" "$folder/toolkit/licences/${name//_/-}"
+  done
   rm -rf "$folder/wheels" "$folder/parts" "$folder"/toolkit/lib/libcublas.so* "$folder"/toolkit/lib/libnvblas.so*
   chmod +x "$folder"/toolkit/bin/* "$folder"/toolkit/nvvm/bin/*
   # The names that a linker looks for, and the folder that nvcc names.

@@ -3,6 +3,7 @@
 # Sourced by quickstart and check. Nothing is installed when everything is there.
 
 packages_build="build-essential cmake ninja-build pkg-config libjansson-dev libssl-dev libcurl4-openssl-dev libmicrohttpd-dev libpcre2-dev libutf8proc-dev libpng-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libgrpc-dev"
+packages_image="libc-ares-dev zlib1g-dev ca-certificates python3 python3-pip" # besides those of the build: tools/image
 packages_test="libcmocka-dev clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev cppcheck universal-ctags file etcd-server etcd-client openssl prometheus python3-numpy python3-pil python3-yaml python3-pip python3-grpcio python3-protobuf protobuf-compiler-grpc"
 
 # packages_install NAME...: installs those that are missing, saying which; needs root or sudo only then.
