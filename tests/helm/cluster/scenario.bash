@@ -52,20 +52,22 @@ everything_named() {
 
 # settled: every workload has what it asked for, in its current version
 settled() {
-  local one
-  for one in $(workload_names deployments,statefulsets); do
-    mine rollout status "$one" --timeout=120s || return 1
-  done
-  for one in $(workload_names leaderworkersets); do
-    mine wait "$one" --for=condition=Available --timeout=120s || return 1
+  local one workloads_here
+  workloads_here=$(workload_names $workloads) && [ -n "$workloads_here" ] || return 1
+  for one in $workloads_here; do
+    case $one in
+      leaderworkerset*) mine wait "$one" --for=condition=Available --timeout=120s || return 1 ;;
+      *) mine rollout status "$one" --timeout=120s || return 1 ;;
+    esac
   done
   until_true 60 "every pod that is left is ready" no_pod_unready
 }
 
 no_pod_unready() {
-  [ -z "$(mine get pods -l "app.kubernetes.io/instance=$release" --no-headers -o \
-    'custom-columns=ready:.status.conditions[?(@.type=="Ready")].status,owner:.metadata.ownerReferences[0].kind,gone:.metadata.deletionTimestamp' |
-    grep -v '^True .*<none>$' | grep -v ' Job ')" ]
+  local pods
+  pods=$(mine get pods -l "app.kubernetes.io/instance=$release" --no-headers -o \
+    'custom-columns=ready:.status.conditions[?(@.type=="Ready")].status,owner:.metadata.ownerReferences[0].kind,gone:.metadata.deletionTimestamp') &&
+    ! grep -v '^True .*<none>$' <<<"$pods" | grep -v ' Job ' | grep -q .
 }
 
 # templates: what the workloads would make their pods from, in one canonical line each
@@ -117,13 +119,14 @@ step_scale() {
   local one count held scaled=0
   held=$(mine get horizontalpodautoscalers,scaledobjects -o jsonpath='{.items[*].spec.scaleTargetRef.name}')
   for one in $(workload_names $workloads); do
-    case " $held etcd " in *" ${one##*/} "*) echo "$one is an autoscaler's"; continue ;; esac
+    case " $held " in *" ${one##*/} "*) echo "$one is an autoscaler's"; continue ;; esac
     [[ $one == *etcd* ]] && continue
     count=$(mine get "$one" -o jsonpath='{.spec.replicas}')
     mine scale "$one" --replicas=$((count + 1)) && settled && mine scale "$one" --replicas="$count" && settled || return 1
     scaled=$((scaled + 1))
   done
   echo "$scaled workloads scaled up and back"
+  [ $scaled -gt 0 ]
 }
 
 step_drain() {
