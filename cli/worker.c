@@ -18,6 +18,7 @@
 
 enum row {
     CONNECTED,
+    FENCED,
     STEPS,
     STEP_SECONDS,
     PROGRESS,
@@ -35,6 +36,10 @@ static const struct dip_metric_row rows[] = {
                    DIP_METRIC_GAUGE,
                    "1 while the coordinator has taken it in.",
                    {NULL}},
+    [FENCED] = {"diptych_worker_fenced_total",
+                DIP_METRIC_COUNTER,
+                "Commands and greetings of leaders of the past that were refused.",
+                {NULL}},
     [STEPS] = {"diptych_worker_steps_total",
                DIP_METRIC_COUNTER,
                "AR and sampler steps since the start.",
@@ -145,6 +150,7 @@ static void put_page(struct worker *w, const struct dip_worker_daemon_stats *sta
     int64_t age_ns = dip_clock_now_ns() - w->progress_ns;
     dip_metrics_begin(m);
     dip_metrics_value(m, CONNECTED, NULL, stats->is_connected);
+    dip_metrics_value(m, FENCED, NULL, (double)stats->fenced);
     dip_metrics_value(m, STEPS, NULL, (double)stats->steps_total);
     put_steps(m, "ar", &stats->load->ar_steps);
     put_steps(m, "diffusion", &stats->load->diffusion_steps);

@@ -208,6 +208,11 @@ void dip_spoke_set_facts(struct dip_spoke *spoke, const struct dip_member_facts 
     spoke->options.facts = *facts;
 }
 
+uint64_t dip_spoke_fenced(const struct dip_spoke *spoke)
+{
+    return dip_counter_get(&spoke->fenced);
+}
+
 bool dip_spoke_is_connected(struct dip_spoke *spoke)
 {
     return dip_flag_is_raised(&spoke->is_connected);

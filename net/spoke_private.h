@@ -8,6 +8,7 @@
  * Owner of everything: the loop's thread, but for the mailboxes and the two flags. */
 #pragma once
 
+#include "base/counter.h"
 #include "base/flag.h"
 #include "base/mailbox.h"
 #include "cluster/wire.h"
@@ -103,7 +104,8 @@ struct dip_spoke {
     struct dip_rpc_channel *channel;
     struct dip_rpc_call *call;
     struct dip_wire_reader *reader;
-    uint64_t epoch; /* the largest seen */
+    uint64_t epoch;            /* the largest seen */
+    struct dip_counter fenced; /* commands and greetings of smaller ones */
     int attempt;
     int64_t hello_ns, up_ns, heartbeat_ns;
     struct dip_rpc_timer connect_timer, tick_timer, inbox_timer;

@@ -278,6 +278,7 @@ static void command(struct dip_spoke *spoke, const struct dip_wire_envelope *env
                     struct dip_message *message)
 {
     if (envelope->epoch < spoke->epoch) {
+        dip_counter_add(&spoke->fenced, 1);
         refuse_stale(spoke, message);
         dip_message_release(message);
         return;
@@ -302,9 +303,11 @@ static void welcome(struct dip_spoke *spoke, const void *data, size_t bytes)
     if (!status && spoke->cluster_id[0] && strcmp(spoke->cluster_id, said.cluster_id) != 0)
         status = dip_fail(&why, DIP_INVALID, "it leads the cluster \"%s\", not \"%s\"",
                           said.cluster_id, spoke->cluster_id);
-    if (!status && said.epoch < spoke->epoch)
+    if (!status && said.epoch < spoke->epoch) {
+        dip_counter_add(&spoke->fenced, 1);
         status = dip_fail(&why, DIP_STALE, "its epoch %llu has passed, %llu was seen",
                           (unsigned long long)said.epoch, (unsigned long long)spoke->epoch);
+    }
     if (status) {
         dip__spoke_log(spoke, "left the coordinator at %s: %s", spoke->target, why.text);
         stream_end(spoke);

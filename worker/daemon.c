@@ -367,6 +367,7 @@ struct dip_worker_daemon_stats dip_worker_daemon_stats(const struct dip_worker_d
     return (struct dip_worker_daemon_stats){
         .is_connected = dip_spoke_is_connected(daemon->spoke),
         .steps_total = dip_counter_get(&daemon->load.steps),
+        .fenced = dip_spoke_fenced(daemon->spoke),
         .ar_busy = (int)dip_counter_get(&daemon->load.ar_busy),
         .hinges_held = (int)dip_counter_get(&daemon->load.hinges_held),
         .diffusion_busy = (int)dip_counter_get(&daemon->load.diffusion_busy),

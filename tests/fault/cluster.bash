@@ -182,9 +182,48 @@ judge() {
     # Only these: one that a coordinator finished as it was killed, in an earlier kind, was finished by the next one, too.
     grep -Fxf ended.clients ended.all | cmp -s - ended.clients || complain "$kind: not ended once: $(grep -Fxf ended.clients ended.all | diff - ended.clients)"
   fi
+  ids_are_unique "$kind"
   asked_total=$((${asked_total:-0} + asked)) equal_total=$((${equal_total:-0} + equal))
   refused_total=$((${refused_total:-0} + refused)) lost_total=$((${lost_total:-0} + bad))
 }
+# No request of a client has the id of another one, so that each line of the history is one end of one request; this
+# holds also where a coordinator was killed and took its log along.
+ids_are_unique() {
+  checks=$((checks + 1))
+  [ -z "$(cut -d ' ' -f 7 history.* | grep . | sort | uniq -d)" ] || complain "$1: ended twice for a client: $(cut -d ' ' -f 7 history.* | sort | uniq -d)"
+}
+# epochs_grow WORKERS...: nobody was led under an epoch after a larger one, over all of its lives
+epochs_grow() {
+  local name
+  for name in "$@"; do
+    checks=$((checks + 1))
+    sed -nE 's/.*connected to the coordinator at [^,]*, epoch ([0-9]+).*/\1/p' "$name.err" >epochs
+    [ -s epochs ] && sort -nC epochs || complain "$name: epochs were $(tr '\n' ' ' <epochs)"
+  done
+}
+
+# ---- memory ----
+
+# remember_memory NAMES...: of those that are new since, as they are with nothing left to do
+declare -A remembered=()
+resident() { awk '/^VmRSS/ {print $2}' "/proc/${pids[$1]}/status"; }
+remember_memory() {
+  local name
+  for name in "$@"; do
+    [ -n "${remembered[${pids[$name]}]:-}" ] || remembered[${pids[$name]}]=$(resident "$name")
+  done
+}
+# memory_is_back KIB NAMES...: none has grown by more since, whatever it has been through
+memory_is_back() {
+  local kib=$1 name was now
+  for name in "${@:2}"; do
+    was=${remembered[${pids[$name]}]:-} now=$(resident "$name")
+    [ -n "$was" ] || continue
+    checks=$((checks + 1))
+    [ $((now - was)) -le "$kib" ] || complain "$name has grown from $was to $now KiB"
+  done
+}
+
 field_each() { grep -oE "\"$1\": \"[^\"]*\"" | cut -d '"' -f 4; }
 
 # recovery SINCE: milliseconds until the last of those requests ended that ran at that moment

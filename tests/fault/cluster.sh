@@ -51,7 +51,7 @@ start_plain() {
   server=127.0.0.1:$free_port
   free_port
   http=$free_port
-  add_coordinator coordinator-a --listen "$server" --ar-tp 2 --http "127.0.0.1:$http" --stall-time 10
+  add_coordinator coordinator-a --listen "$server" --ar-tp 2 --http "127.0.0.1:$http" --stall-time 10 --result-mib 4
   start_workers --server "$server"
 }
 
@@ -70,13 +70,20 @@ start_etcd() {
   a=127.0.0.1:$free_port
   free_port
   b=127.0.0.1:$free_port
-  add_coordinator coordinator-a --listen "$a" --ar-tp 2 --etcd "$etcd"
-  add_coordinator coordinator-b --listen "$b" --ar-tp 2 --etcd "$etcd"
+  add_coordinator coordinator-a --listen "$a" --ar-tp 2 --etcd "$etcd" --result-mib 4
+  add_coordinator coordinator-b --listen "$b" --ar-tp 2 --etcd "$etcd" --result-mib 4
   server=$a,$b
   start_workers --etcd "$etcd"
 }
 
+workers=(ar-{0,1,2} diffusion-{0,1,2})
+members() { if [ "$topology" = plain ]; then echo coordinator-a "${workers[@]}"; else echo coordinator-{a,b} "${workers[@]}"; fi; }
 stop_topology() {
+  if [ "$topology" != none ]; then
+    epochs_grow "${workers[@]}"
+    # shellcheck disable=SC2046  # words
+    memory_is_back 16384 $(members)
+  fi
   case $topology in
     plain) end_all coordinator-a ar-{0,1,2} diffusion-{0,1,2} ;;
     etcd)
@@ -287,6 +294,8 @@ run_kind() {
   fi
   checks=$((checks + 1))
   wait_for $patience nothing_is_left || complain "$kind: slots stay busy: $(cut -c 1-300 seen)"
+  # shellcheck disable=SC2046  # words
+  remember_memory $(members)
   local replayed
   replayed=$(replays)
   [ "$kind" != coordinator-killed ] || before=0

@@ -45,7 +45,7 @@ at_host() { if [ "$1" = client ]; then ip "${@:2}"; else ip -n "$@"; fi; }
 one_way() { at_host "$2" route "$1" blackhole "${ip_of[$3]}/32"; }
 cut_both() { one_way "$1" "$2" "$3" && one_way "$1" "$3" "$2"; }
 
-for name in coordinator-a ar-0 ar-1 ar-2 diffusion-0 diffusion-1 diffusion-2; do add_host $name; done
+for name in coordinator-a ar-0 ar-1 ar-2 diffusion-0 diffusion-1 diffusion-2 far; do add_host $name; done
 server=${ip_of[coordinator-a]}:7000
 add_coordinator coordinator-a --listen "$server" --ar-tp 2 --insecure
 for i in 0 1 2; do add_rank "ar-$i" --server "$server" --listen "${ip_of[ar-$i]}:0" --group-address "${ip_of[ar-$i]}" --host-id "host-$i" --insecure; done
@@ -77,29 +77,62 @@ strike() {
   esac
 }
 
+# Twenty who ask for a long work; then their host is gone, without a word that could say so. What they asked for is dropped
+# long before it would be done.
+steps_total() { see && grep -E '"role": "diffusion"' seen | grep -oE '"steps_total": [0-9]+' | awk '{n += $2} END {print n}'; }
+strike_silence() {
+  local before after i gone=()
+  before=$(steps_total)
+  for i in $(seq 20); do
+    setpriv --pdeathsig KILL ${where[far]} "$diptych" generate --server "$server" --seed "$i" --steps 1000 -n 16 -o "gone-$i.png" x >/dev/null 2>&1 </dev/null &
+    gone+=($!)
+  done
+  pause 500 1500
+  at=$(now_ms)
+  cut_both add far coordinator-a || complain "$kind: cannot cut"
+  kill -KILL "${gone[@]}"
+  wait "${gone[@]}" 2>/dev/null
+  checks=$((checks + 2))
+  wait_for $((2 * patience)) nothing_is_left || complain "$kind, run $run: slots stay busy: $(cut -c 1-300 seen)"
+  recovered=$(($(now_ms) - at))
+  after=$(steps_total)
+  [ $((after - before)) -lt 300000 ] || complain "$kind, run $run: $((after - before)) of 320000 steps were done for nobody"
+  echo "$kind, run $run: $((after - before)) of 320000 steps were done"
+  cut_both del far coordinator-a || complain "$kind: cannot heal"
+}
+
 expect_bytes
 wait_for_all "start"
 [ "$failures" -eq 0 ] || { finish; exit 1; }
 printf '| %-30s | %4s | %8s | %4s | %5s | %7s | %6s | %6s |\n' "cut between" runs requests lost equal refused median max
-for kind in coordinator-diffusion coordinator-diffusion-one-way coordinator-rank coordinator-rank-one-way rank-rank rank-diffusion client-coordinator; do
+for kind in coordinator-diffusion coordinator-diffusion-one-way coordinator-rank coordinator-rank-one-way rank-rank rank-diffusion client-coordinator client-silent; do
   : >troubles
   : >recovered.txt
-  start_clients 3
+  [ $kind = client-silent ] || start_clients 3
   for run in $(seq "$runs"); do
     wait_for_all "$kind, run $run"
     pause 0 700
+    if [ $kind = client-silent ]; then
+      strike_silence
+      echo "$recovered" >>recovered.txt
+      continue
+    fi
     strike
     checks=$((checks + 1))
     wait_for $((2 * patience)) everybody_has_asked_since "$at" || complain "$kind, run $run: requests stand still: $(tail -n 1 history.*; cut -c 1-300 seen)"
     recovery "$at" >>recovered.txt
   done
   wait_for_all "$kind, afterwards"
-  stop_clients
-  judge "$kind"
+  asked=0 equal=0 refused=0 bad=0
+  if [ $kind != client-silent ]; then
+    stop_clients
+    judge "$kind"
+  fi
   checks=$((checks + 1))
   wait_for $patience nothing_is_left || complain "$kind: slots stay busy: $(cut -c 1-300 seen)"
   printf '| %-30s | %4d | %8d | %4d | %5d | %7d | %6.2f | %6.2f |\n' "$kind" "$runs" "$asked" "$bad" "$equal" "$refused" \
     "$(middle <recovered.txt | awk '{print $1 / 1000}')" "$(sort -n recovered.txt | tail -n 1 | awk '{print $1 / 1000}')"
 done
+epochs_grow ar-{0,1,2} diffusion-{0,1,2}
 end_all coordinator-a ar-{0,1,2} diffusion-{0,1,2}
 finish

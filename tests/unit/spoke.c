@@ -432,6 +432,7 @@ static void a_command_of_the_past_is_refused(void **state)
     WAIT_UNTIL(w.loop, p.kinds[DIP_MESSAGE_FAILED]);
     assert_int_equal(p.last.job_id, 77);
     assert_int_equal(p.last.as.failed.status, DIP_STALE);
+    assert_int_equal(dip_spoke_fenced(w.b.spoke), 1);
     struct dip_message message;
     assert_int_equal(dip_endpoint_receive(w.b.endpoint, 0, &message), DIP_TIMEOUT);
     envelope.epoch = 5;
@@ -439,6 +440,7 @@ static void a_command_of_the_past_is_refused(void **state)
                      DIP_OK);
     message = take(&w, &w.b, DIP_MESSAGE_HAND_OVER);
     assert_true(message.as.hand_over.to > DIP_SPOKE_SELF);
+    assert_int_equal(dip_spoke_fenced(w.b.spoke), 1);
     /* Garbage is the end of the stream, not of the worker. */
     assert_int_equal(send_text(p.seen.call, "garbage", 0), DIP_OK);
     WAIT_UNTIL(w.loop, p.seen.closes == 1);
