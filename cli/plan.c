@@ -22,13 +22,14 @@
 /* Shares of a device's rates, and times that no rate explains; see docs/planning.md. */
 #define AR_BANDWIDTH_SHARE 0.88
 #define MATRIX_SHARE       0.75
+#define PREFILL_SHARE      0.60
 #define DIFFUSION_SHARE    0.69
 #define DECODER_SHARE      0.55
 #define LAYER_S            4e-6
 #define STEP_S             15e-6
 #define REDUCE_S           6.5e-6 /* one exchange between ranks; two a layer */
 
-enum { KINDS_MAX = 64, PROMPT_TOKENS = 64, BATCH = 64, NAME_BYTES = 64 };
+enum { KINDS_MAX = 64, PROMPT_TOKENS = 128, BATCH = 64, NAME_BYTES = 64 };
 
 struct kind {
     char name[NAME_BYTES];
@@ -67,9 +68,20 @@ static double ar_step_s(const struct plan *p, const struct kind *k, int degree, 
     return work_s + ar->layers * LAYER_S + STEP_S + exchange_s;
 }
 
+/* All prompts of a batch, each read at once. */
+static double prefill_s(const struct plan *p, const struct kind *k, int degree, int batch)
+{
+    struct dip_cost weights = dip_cost_ar(&p->config.ar, degree, 0, 0, 0);
+    struct dip_cost rows =
+        dip_cost_ar(&p->config.ar, degree, batch * PROMPT_TOKENS, 0, PROMPT_TOKENS / 2.0);
+    return fmax(weights.bytes / (k->bandwidth * AR_BANDWIDTH_SHARE),
+                rows.flops / (k->flops * PREFILL_SHARE));
+}
+
 static double ar_latency_s(const struct plan *p, const struct kind *k, int degree, int batch)
 {
-    return (token_count(&p->config) + 1) * ar_step_s(p, k, degree, batch); /* 1: about a prefill */
+    return prefill_s(p, k, degree, batch) +
+           token_count(&p->config) * ar_step_s(p, k, degree, batch);
 }
 
 static double diffusion_s(const struct plan *p, const struct kind *k)
