@@ -27,10 +27,52 @@ running+=($!)
 running+=($!)
 "$diptych" coordinator --model "$tiny" --listen 127.0.0.1:0 >empty.out 2>empty.err &
 running+=($!)
+"$diptych" up --model "$tiny" --listen 127.0.0.1:0 --threads 1 >doomed.out 2>doomed.err &
+doomed=$!
+running+=($doomed)
 wait_for_line open.out '^up: ready'
 wait_for_line guarded.out '^up: ready'
 wait_for_line empty.out 'listening on'
-servers=("$(address open.out)" "$(address guarded.out)" "$(address empty.out)")
+wait_for_line doomed.out '^up: ready'
+servers=("$(address open.out)" "$(address guarded.out)" "$(address empty.out)" "$(address doomed.out)")
+
+# Whoever takes work in the doomed cluster dies of it; up starts it again.
+doom() {
+  local pid
+  while kill -0 "$doomed" 2>/dev/null; do
+    if "$diptych" status --server "${servers[3]}" --json 2>/dev/null | grep -q '"slots_busy": [1-9]'; then
+      for pid in $(pgrep -P "$doomed" -f ' worker '); do kill -KILL "$pid" 2>/dev/null; done
+    fi
+    sleep 0.1
+  done
+}
+doom &
+running+=($!)
+
+# Two coordinators and a store: one leads.
+standby=- leader=-
+if command -v etcd >/dev/null; then
+  free_port() { local port; while port=$((20000 + RANDOM % 12000)) && (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done; echo "$port"; }
+  store=http://127.0.0.1:$(free_port) peer=http://127.0.0.1:$(free_port)
+  etcd --data-dir store --listen-client-urls "$store" --advertise-client-urls "$store" --listen-peer-urls "$peer" \
+    --initial-advertise-peer-urls "$peer" --initial-cluster "default=$peer" >etcd.out 2>&1 &
+  running+=($!)
+  for name in first second; do
+    : >$name.out
+    "$diptych" coordinator --model "$tiny" --name $name --listen 127.0.0.1:0 --etcd "$store" >$name.out 2>$name.err &
+    running+=($!)
+    wait_for_line $name.out 'listening on'
+  done
+  until [ $SECONDS -gt 120 ]; do
+    leader=$("$diptych" status --server "$(address first.out)" --json 2>/dev/null | field leader)
+    [ -z "$leader" ] || break
+  done
+  standby=$(address first.out)
+  [ "$leader" != "$standby" ] || standby=$(address second.out)
+else
+  skip "a coordinator that does not lead: etcd is missing"
+fi
+servers+=("$standby" "${leader:--}")
 expected=$(sha --seed 5 --steps 4 dog)
 sleep 4 # a coordinator that is new waits some seconds for its workers, before it refuses
 

@@ -1,6 +1,6 @@
 // tests/e2e/clients/go/client.go - what a grpc-go client, generated from the .proto files alone, gets of a cluster.
 //
-// usage: client OPEN GUARDED EMPTY SHA256, as tests/e2e/clients/python/client.py.
+// usage: client OPEN GUARDED EMPTY DOOMED STANDBY LEADER SHA256, as tests/e2e/clients/python/client.py.
 package main
 
 import (
@@ -193,6 +193,11 @@ func meetErrors(open *grpc.ClientConn, images pb.ImageServiceClient) {
 	refused("a long prompt", err, codes.InvalidArgument, "PROMPT_TOO_LONG")
 	_, err = generate(ctx, images, request(func(r *pb.GenerateRequest) { r.Prompt = strings.Repeat("x", 100<<10) }))
 	refused("a message that is too large", err, codes.ResourceExhausted, "MESSAGE_TOO_LARGE")
+	last, err := images.Generate(ctx, request(func(r *pb.GenerateRequest) { r.Prompt = strings.Repeat("x", 100<<10) }))
+	check("a call that is too large", err == nil, err)
+	_, err = last.Recv()
+	pushback := last.Trailer().Get("grpc-retry-pushback-ms")
+	check("do not try again", len(pushback) == 1 && pushback[0][0] == '-', pushback, err)
 	_, err = generate(ctx, images, request(func(r *pb.GenerateRequest) { r.Model = "nobody's" }))
 	refused("an unknown model", err, codes.NotFound, "MODEL_UNKNOWN")
 	_, err = watch(ctx, images, "never-sent")
@@ -230,13 +235,61 @@ func meetGuards(guarded, empty *grpc.ClientConn) {
 	refused("no workers", err, codes.Unavailable, "NO_WORKERS")
 }
 
+// infoOf: the ErrorInfo of an error; empty when it has none.
+func infoOf(err error) *errdetails.ErrorInfo {
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			return info
+		}
+	}
+	return &errdetails.ErrorInfo{}
+}
+
+func meetLosses(doomed pb.ImageServiceClient) {
+	ctx, cancel := soon(160)
+	defer cancel()
+	for until := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		_, err := generate(ctx, doomed, request(func(r *pb.GenerateRequest) { long(r); r.N = 16 }))
+		info := infoOf(err)
+		if info.Reason == "NO_WORKERS" && time.Now().Before(until) {
+			continue // those of before are not back yet
+		}
+		isRight := status.Code(err) == codes.FailedPrecondition && info.Reason == "POISONED" ||
+			status.Code(err) == codes.Unavailable && info.Reason == "WORKER_LOST"
+		check("two workers are enough", isRight && info.Metadata["attempts"] != "", err, info)
+		return
+	}
+}
+
+func meetStandby(standby *grpc.ClientConn, leader string) {
+	ctx, cancel := soon(60)
+	defer cancel()
+	images, cluster := pb.NewImageServiceClient(standby), pb.NewClusterServiceClient(standby)
+	for what, call := range map[string]func() error{
+		"Generate":     func() error { _, err := generate(ctx, images, request(nil)); return err },
+		"Watch":        func() error { _, err := watch(ctx, images, "somebodys"); return err },
+		"ListWorkers":  func() error { _, err := cluster.ListWorkers(ctx, &pb.ListWorkersRequest{}); return err },
+		"GetScaleHint": func() error { _, err := cluster.GetScaleHint(ctx, &pb.GetScaleHintRequest{}); return err },
+	} {
+		err := call()
+		refused(what+" of a standby", err, codes.Unavailable, "NOT_LEADER")
+		check(what+": who leads", infoOf(err).Metadata["leader"] == leader, infoOf(err))
+	}
+	answer, err := cluster.GetCluster(ctx, &pb.GetClusterRequest{})
+	check("GetCluster says who leads", err == nil && answer.Leader == leader, answer, err)
+}
+
 func main() {
 	open, guarded, empty := dial(os.Args[1]), dial(os.Args[2]), dial(os.Args[3])
 	images := pb.NewImageServiceClient(open)
 	lookAround(open)
-	streamImages(images, os.Args[4])
+	streamImages(images, os.Args[7])
 	cancelSome(images)
 	meetErrors(open, images)
 	meetGuards(guarded, empty)
+	meetLosses(pb.NewImageServiceClient(dial(os.Args[4])))
+	if os.Args[6] != "-" {
+		meetStandby(dial(os.Args[5]), os.Args[6])
+	}
 	fmt.Printf("go grpc %s: %d checks\n", grpc.Version, checks)
 }

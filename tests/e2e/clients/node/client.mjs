@@ -1,12 +1,12 @@
 // tests/e2e/clients/node/client.mjs - what a grpc-js client, made of the .proto files alone, gets of a cluster.
 //
-// usage: client.mjs OPEN GUARDED EMPTY SHA256, as tests/e2e/clients/python/client.py.
+// usage: client.mjs OPEN GUARDED EMPTY DOOMED STANDBY LEADER SHA256, as tests/e2e/clients/python/client.py.
 import { createHash } from "node:crypto";
 import grpc from "@grpc/grpc-js";
 import loader from "@grpc/proto-loader";
 import protobuf from "protobufjs";
 
-const [open, guarded, empty, sha256] = process.argv.slice(2);
+const [open, guarded, empty, doomed, standby, leader, sha256] = process.argv.slice(2);
 const proto = process.env.PROTO;
 const files = ["diptych/v1/image.proto", "diptych/v1/model.proto", "diptych/v1/cluster.proto",
   "grpc/health/v1/health.proto", "grpc/reflection/v1/reflection.proto", "grpc/reflection/v1alpha/reflection.proto"];
@@ -131,8 +131,9 @@ async function meetErrors(images) {
     const [found] = await refused(what, bad, reason, () => events(images.Generate(asked, soon())));
     if (reason === "BAD_FIELD") check(`${what}: names the field`, found.BadRequest.field_violations[0].field, found);
   }
-  await refused("a message that is too large", grpc.status.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE",
+  const [, error] = await refused("a message that is too large", grpc.status.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE",
     () => events(images.Generate(request({ prompt: "x".repeat(100 << 10) }), soon())));
+  check("do not try again", Number(error.metadata.get("grpc-retry-pushback-ms")[0]) < 0, error.metadata);
   await refused("an unknown model", grpc.status.NOT_FOUND, "MODEL_UNKNOWN",
     () => events(images.Generate(request({ model: "nobody's" }), soon())));
   await refused("an unknown request", grpc.status.NOT_FOUND, "REQUEST_UNKNOWN",
@@ -162,11 +163,47 @@ async function meetGuards() {
     () => events(client(api.diptych.v1.ImageService, empty).Generate(request(), soon())));
 }
 
+async function meetLosses() {
+  const images = client(api.diptych.v1.ImageService, doomed);
+  for (const until = Date.now() + 60000; ;) {
+    try {
+      await events(images.Generate(request({ n: 16, steps: 1000 }), soon(100)));
+    } catch (error) {
+      const { ErrorInfo: info } = details(error);
+      if (info?.reason === "NO_WORKERS" && Date.now() < until) {
+        await new Promise((done) => setTimeout(done, 200)); // those of before are not back yet
+        continue;
+      }
+      const isRight = (error.code === grpc.status.FAILED_PRECONDITION && info?.reason === "POISONED") ||
+        (error.code === grpc.status.UNAVAILABLE && info?.reason === "WORKER_LOST");
+      check("two workers are enough", isRight && info.metadata.attempts, [error.code, error.details]);
+      return;
+    }
+    check("it outlived its workers", false);
+  }
+}
+
+async function meetStandby() {
+  const images = client(api.diptych.v1.ImageService, standby), cluster = client(api.diptych.v1.ClusterService, standby);
+  for (const [what, call] of [
+    ["Generate", () => events(images.Generate(request(), soon()))],
+    ["Watch", () => events(images.Watch({ request_id: "somebodys" }, soon()))],
+    ["ListWorkers", () => unary(cluster, "ListWorkers", {})],
+    ["GetScaleHint", () => unary(cluster, "GetScaleHint", {})],
+  ]) {
+    const [found] = await refused(`${what} of a standby`, grpc.status.UNAVAILABLE, "NOT_LEADER", call);
+    check(`${what}: who leads`, found.ErrorInfo.metadata.leader === leader, found);
+  }
+  check("GetCluster says who leads", (await unary(cluster, "GetCluster", {})).leader === leader);
+}
+
 const images = client(api.diptych.v1.ImageService, open);
 await lookAround();
 await streamImages(images);
 await cancelSome(images);
 await meetErrors(images);
 await meetGuards();
+await meetLosses();
+if (leader !== "-") await meetStandby();
 console.log(`node ${process.version}, grpc-js: ${checks} checks`);
 process.exit(0);

@@ -1,10 +1,12 @@
 """tests/e2e/clients/python/client.py - what a grpcio client, generated from the .proto files alone, gets of a cluster.
 
-usage: client.py OPEN GUARDED EMPTY SHA256: the addresses of a cluster for everybody, of one with tokens and room for
-one request, and of a coordinator without workers; and the hash of the image of "dog" with seed 5.
+usage: client.py OPEN GUARDED EMPTY DOOMED STANDBY LEADER SHA256: the addresses of a cluster for everybody, of one with
+tokens and room for one request, of a coordinator without workers, of a cluster whose workers die of any work, of a
+coordinator that does not lead and of the one that does ("-": there are none); and the hash of the image of "dog" with seed 5.
 """
 import hashlib
 import sys
+import time
 
 import grpc
 from diptych.v1 import cluster_pb2, cluster_pb2_grpc, image_pb2, image_pb2_grpc, model_pb2, model_pb2_grpc
@@ -143,8 +145,9 @@ def meet_errors(channel, images):
     refused("an unknown model", found, "MODEL_UNKNOWN", lambda: images.Generate(request(model="nobody's"), timeout=20))
     refused("an unknown request", found, "REQUEST_UNKNOWN",
             lambda: images.Watch(image_pb2.WatchRequest(request_id="never-sent"), timeout=20))
-    refused("a message that is too large", grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE",
-            lambda: images.Generate(request(prompt="x" * (100 << 10)), timeout=20))
+    _, error = refused("a message that is too large", grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE",
+                       lambda: images.Generate(request(prompt="x" * (100 << 10)), timeout=20))
+    check("do not try again", int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) < 0, error.trailing_metadata())
     try:
         list(images.Generate(request(prompt="x" * (20 << 20)), timeout=20))
         check("a message beyond every limit", False)
@@ -179,15 +182,48 @@ def meet_guards(guarded, empty):
             lambda: image_pb2_grpc.ImageServiceStub(empty).Generate(request(), timeout=20))
 
 
+def meet_losses(doomed):
+    """What takes every worker down that it is given to is given to no more of them."""
+    images, until = image_pb2_grpc.ImageServiceStub(doomed), time.monotonic() + 60
+    while True:
+        try:
+            list(images.Generate(request(n=16, steps=1000), timeout=100))
+            check("it outlived its workers", False)
+        except grpc.RpcError as error:
+            info = details(error).get("ErrorInfo")
+            reason = info.reason if info else ""
+            if reason == "NO_WORKERS" and time.monotonic() < until:
+                time.sleep(0.2)  # those of before are not back yet
+                continue
+            is_right = (error.code(), reason) in ((grpc.StatusCode.FAILED_PRECONDITION, "POISONED"),
+                                                  (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST"))
+            check("two workers are enough", is_right and info.metadata["attempts"], f"{error.code()} {error.details()}")
+            return
+
+
+def meet_standby(standby, leader):
+    images, cluster = image_pb2_grpc.ImageServiceStub(standby), cluster_pb2_grpc.ClusterServiceStub(standby)
+    for what, call in (("Generate", lambda: images.Generate(request(), timeout=20)),
+                       ("Watch", lambda: images.Watch(image_pb2.WatchRequest(request_id="somebodys"), timeout=20)),
+                       ("ListWorkers", lambda: cluster.ListWorkers(cluster_pb2.ListWorkersRequest(), timeout=20)),
+                       ("GetScaleHint", lambda: cluster.GetScaleHint(cluster_pb2.GetScaleHintRequest(), timeout=20))):
+        extra, _ = refused(f"{what} of a standby", grpc.StatusCode.UNAVAILABLE, "NOT_LEADER", call)
+        check(f"{what}: who leads", extra["ErrorInfo"].metadata["leader"] == leader, extra)
+    check("GetCluster says who leads", cluster.GetCluster(cluster_pb2.GetClusterRequest(), timeout=20).leader == leader)
+
+
 def main():
     options = [("grpc.enable_retries", 0), ("grpc.max_send_message_length", -1)]
-    opened, guarded, empty = (grpc.insecure_channel(address, options=options) for address in sys.argv[1:4])
+    opened, guarded, empty, doomed, standby = (grpc.insecure_channel(address, options=options) for address in sys.argv[1:6])
     images = image_pb2_grpc.ImageServiceStub(opened)
     look_around(opened)
-    stream_images(images, sys.argv[4])
+    stream_images(images, sys.argv[7])
     cancel_some(images)
     meet_errors(opened, images)
     meet_guards(guarded, empty)
+    meet_losses(doomed)
+    if sys.argv[6] != "-":
+        meet_standby(standby, sys.argv[6])
     print(f"python grpcio {grpc.__version__}: {checks} checks")
 
 
