@@ -17,6 +17,7 @@ enum { TIMEOUT_S = 10, MEMBERS_MAX = 4096, PAGE_MEMBERS = 1000 };
 
 struct page {
     Diptych__V1__GetClusterResponse *cluster;
+    Diptych__V1__GetScaleHintResponse *hint; /* the pools, when `cluster` has none of them */
     Diptych__V1__ListWorkersResponse *lists[MEMBERS_MAX / 100];
     int list_count;
 };
@@ -24,6 +25,7 @@ struct page {
 static void page_deinit(struct page *page)
 {
     dip_proto_free(page->cluster);
+    dip_proto_free(page->hint);
     for (int i = 0; i < page->list_count; i++)
         dip_proto_free(page->lists[i]);
     *page = (struct page){0};
@@ -62,8 +64,19 @@ static enum dip_status ask_cluster(struct remote *remote, struct page *page,
     return DIP_OK;
 }
 
-/* The page is whole when *ret_end is OK. Whoever does not lead says so, and who does; of the
- * members only the leader knows, which asking for them leads to. */
+static enum dip_status ask_pools(struct remote *remote, struct page *page,
+                                 struct remote_end *ret_end)
+{
+    Diptych__V1__GetScaleHintRequest request = DIPTYCH__V1__GET_SCALE_HINT_REQUEST__INIT;
+    ProtobufCMessage *answer = NULL;
+    DIP_TRY(dip__remote_ask(remote, "/diptych.v1.ClusterService/GetScaleHint", &request.base,
+                            &diptych__v1__get_scale_hint_response__descriptor, ret_end, &answer));
+    page->hint = (Diptych__V1__GetScaleHintResponse *)answer;
+    return DIP_OK;
+}
+
+/* The page is whole when *ret_end is OK. Whoever does not lead says so, and who does; of members
+ * and pools only the leader knows: asking for them leads there, or is passed on. */
 static enum dip_status ask_page(struct remote *remote, struct page *page,
                                 struct remote_end *ret_end)
 {
@@ -72,7 +85,17 @@ static enum dip_status ask_page(struct remote *remote, struct page *page,
         return DIP_OK;
     bool is_leader = page->cluster->n_pools > 0;
     DIP_TRY(ask_members(remote, page, ret_end));
-    return is_leader || ret_end->code != DIP_RPC_OK ? DIP_OK : ask_cluster(remote, page, ret_end);
+    if (is_leader || ret_end->code != DIP_RPC_OK)
+        return DIP_OK;
+    DIP_TRY(ask_cluster(remote, page, ret_end));
+    bool has_pools = !page->cluster || page->cluster->n_pools > 0;
+    return has_pools ? DIP_OK : ask_pools(remote, page, ret_end);
+}
+
+static Diptych__V1__Pool **pools_of(const struct page *page, size_t *ret_count)
+{
+    *ret_count = page->hint ? page->hint->n_pools : page->cluster->n_pools;
+    return page->hint ? page->hint->pools : page->cluster->pools;
 }
 
 static double seconds_of(const Google__Protobuf__Duration *duration)
@@ -104,9 +127,11 @@ static void print_cluster(const Diptych__V1__GetClusterResponse *c)
 static void print_page(const struct page *page)
 {
     const Diptych__V1__GetClusterResponse *c = page->cluster;
+    size_t count;
+    Diptych__V1__Pool **pools = pools_of(page, &count);
     print_cluster(c);
-    for (size_t i = 0; i < c->n_pools; i++)
-        print_pool(c->pools[i]);
+    for (size_t i = 0; i < count; i++)
+        print_pool(pools[i]);
     printf("\n");
     dip__members_heading(stdout);
     for (int i = 0; i < page->list_count; i++)
@@ -133,6 +158,8 @@ static void json_pool(struct json_writer *w, const Diptych__V1__Pool *pool)
 static void print_json(const struct page *page)
 {
     const Diptych__V1__GetClusterResponse *c = page->cluster;
+    size_t count;
+    Diptych__V1__Pool **pools = pools_of(page, &count);
     struct json_writer w = {.out = stdout};
     dip__json_open(&w, NULL, '{');
     dip__json_string(&w, "cluster_id", c->cluster_id);
@@ -142,8 +169,8 @@ static void print_json(const struct page *page)
     dip__json_bool(&w, "degraded", c->degraded);
     dip__json_string(&w, "degraded_reason", c->degraded_reason);
     dip__json_open(&w, "pools", '[');
-    for (size_t i = 0; i < c->n_pools; i++)
-        json_pool(&w, c->pools[i]);
+    for (size_t i = 0; i < count; i++)
+        json_pool(&w, pools[i]);
     dip__json_close(&w, ']');
     dip__json_open(&w, "members", '[');
     for (int i = 0; i < page->list_count; i++)

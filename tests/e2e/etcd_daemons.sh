@@ -52,6 +52,7 @@ declare -A pid_of address_of
 daemon() {
   local name=$1
   shift
+  : >"$name.out" # of a life before: it says where that one listened
   "$diptych" "$@" --model "$tiny" --name "$name" --cluster e2e --etcd "$urls" --listen 127.0.0.1:0 --log-format text >"$name.out" 2>"$name.log" &
   pid_of[$name]=$!
   pids+=("$!")

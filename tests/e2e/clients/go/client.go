@@ -261,9 +261,11 @@ func meetLosses(doomed pb.ImageServiceClient) {
 	}
 }
 
+// meetStandby: it passes calls on to the leader; one that has been passed on already is told who leads.
 func meetStandby(standby *grpc.ClientConn, leader string) {
-	ctx, cancel := soon(60)
+	plain, cancel := soon(60)
 	defer cancel()
+	ctx := metadata.AppendToOutgoingContext(plain, "diptych-forwarded", "1")
 	images, cluster := pb.NewImageServiceClient(standby), pb.NewClusterServiceClient(standby)
 	for what, call := range map[string]func() error{
 		"Generate":     func() error { _, err := generate(ctx, images, request(nil)); return err },
@@ -275,7 +277,9 @@ func meetStandby(standby *grpc.ClientConn, leader string) {
 		refused(what+" of a standby", err, codes.Unavailable, "NOT_LEADER")
 		check(what+": who leads", infoOf(err).Metadata["leader"] == leader, infoOf(err))
 	}
-	answer, err := cluster.GetCluster(ctx, &pb.GetClusterRequest{})
+	_, err := generate(plain, images, request(nil))
+	refused("a request that is passed on", err, codes.Unavailable, "NO_WORKERS")
+	answer, err := cluster.GetCluster(plain, &pb.GetClusterRequest{})
 	check("GetCluster says who leads", err == nil && answer.Leader == leader, answer, err)
 }
 

@@ -183,17 +183,21 @@ async function meetLosses() {
   }
 }
 
+// It passes calls on to the leader; one that has been passed on already is told who leads.
 async function meetStandby() {
+  const mark = new grpc.Metadata();
+  mark.set("diptych-forwarded", "1");
   const images = client(api.diptych.v1.ImageService, standby), cluster = client(api.diptych.v1.ClusterService, standby);
   for (const [what, call] of [
-    ["Generate", () => events(images.Generate(request(), soon()))],
-    ["Watch", () => events(images.Watch({ request_id: "somebodys" }, soon()))],
-    ["ListWorkers", () => unary(cluster, "ListWorkers", {})],
-    ["GetScaleHint", () => unary(cluster, "GetScaleHint", {})],
+    ["Generate", () => events(images.Generate(request(), mark, soon()))],
+    ["Watch", () => events(images.Watch({ request_id: "somebodys" }, mark, soon()))],
+    ["ListWorkers", () => unary(cluster, "ListWorkers", {}, mark)],
+    ["GetScaleHint", () => unary(cluster, "GetScaleHint", {}, mark)],
   ]) {
     const [found] = await refused(`${what} of a standby`, grpc.status.UNAVAILABLE, "NOT_LEADER", call);
     check(`${what}: who leads`, found.ErrorInfo.metadata.leader === leader, found);
   }
+  await refused("a request that is passed on", grpc.status.UNAVAILABLE, "NO_WORKERS", () => events(images.Generate(request(), soon())));
   check("GetCluster says who leads", (await unary(cluster, "GetCluster", {})).leader === leader);
 }
 

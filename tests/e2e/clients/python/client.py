@@ -202,13 +202,16 @@ def meet_losses(doomed):
 
 
 def meet_standby(standby, leader):
+    """It passes calls on to the leader; one that has been passed on already is told who leads."""
+    mark = (("diptych-forwarded", "1"),)
     images, cluster = image_pb2_grpc.ImageServiceStub(standby), cluster_pb2_grpc.ClusterServiceStub(standby)
-    for what, call in (("Generate", lambda: images.Generate(request(), timeout=20)),
-                       ("Watch", lambda: images.Watch(image_pb2.WatchRequest(request_id="somebodys"), timeout=20)),
-                       ("ListWorkers", lambda: cluster.ListWorkers(cluster_pb2.ListWorkersRequest(), timeout=20)),
-                       ("GetScaleHint", lambda: cluster.GetScaleHint(cluster_pb2.GetScaleHintRequest(), timeout=20))):
+    for what, call in (("Generate", lambda: images.Generate(request(), timeout=20, metadata=mark)),
+                       ("Watch", lambda: images.Watch(image_pb2.WatchRequest(request_id="somebodys"), timeout=20, metadata=mark)),
+                       ("ListWorkers", lambda: cluster.ListWorkers(cluster_pb2.ListWorkersRequest(), timeout=20, metadata=mark)),
+                       ("GetScaleHint", lambda: cluster.GetScaleHint(cluster_pb2.GetScaleHintRequest(), timeout=20, metadata=mark))):
         extra, _ = refused(f"{what} of a standby", grpc.StatusCode.UNAVAILABLE, "NOT_LEADER", call)
         check(f"{what}: who leads", extra["ErrorInfo"].metadata["leader"] == leader, extra)
+    refused("a request that is passed on", grpc.StatusCode.UNAVAILABLE, "NO_WORKERS", lambda: images.Generate(request(), timeout=20))
     check("GetCluster says who leads", cluster.GetCluster(cluster_pb2.GetClusterRequest(), timeout=20).leader == leader)
 
 
