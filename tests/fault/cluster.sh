@@ -265,6 +265,23 @@ replays() { # nothing where there are two coordinators
 }
 
 has_clients() { case $kind in client-gone | slow-reader) return 0 ;; *) return 1 ;; esac; } # of its own
+# note_lines, since_note FILES...: what has been written to logs after the note
+declare -A lines_before=()
+note_lines() { local file; for file in ./*.err; do lines_before[$file]=$(wc -l <"$file"); done; }
+since_note() { local file; for file in "$@"; do tail -n "+$((${lines_before[$file]:-0} + 1))" "$file"; done; }
+
+# What the next coordinator had of the one before: parts that workers held, and images that were painted twice.
+show_taken_over() {
+  local stage counts=
+  checks=$((checks + 1))
+  for stage in picture steps hinge tokens; do
+    counts+="$(since_note ./coordinator-*.err | grep -oE "\"adopted_$stage\": [0-9]+" | awk '{n += $2} END {print n + 0}') $stage, "
+  done
+  echo "  taken over: ${counts%, }; painted: $(since_note ./diffusion-*.err | grep -cF '"msg": "painted"'), of those again: $(
+    since_note ./diffusion-*.err | grep -F '"msg": "painted"' | grep -oE '"request_id": "[^"]*", "image": [0-9]+' | sort | uniq -d | wc -l)"
+  grep -q '[1-9]' <<<"$counts" || complain "$kind: nothing was taken over"
+}
+
 run_kind() {
   local count=$runs before
   [[ "${once:-}" != *" $kind "* ]] || count=1
@@ -273,6 +290,7 @@ run_kind() {
   case $kind in coordinator-killed | leader-killed) is_log_whole=no ;; *) is_log_whole=yes ;; esac
   : >troubles
   : >recovered.txt
+  note_lines
   before=$(replays)
   has_clients || start_clients "$client_count"
   for run in $(seq "$count"); do
@@ -301,6 +319,7 @@ run_kind() {
   [ "$kind" != coordinator-killed ] || before=0
   printf '| %-20s | %4d | %8d | %4d | %5d | %7d | %7s | %6.2f | %6.2f |\n' "$kind" "$count" "$asked" "$bad" "$equal" "$refused" \
     "${replayed:+$((replayed - before))}" "$(middle <recovered.txt | awk '{print $1 / 1000}')" "$(sort -n recovered.txt | tail -n 1 | awk '{print $1 / 1000}')"
+  [ "$kind" != leader-killed ] || show_taken_over
 }
 
 expect_bytes

@@ -808,6 +808,42 @@ static void the_future_is_skipped(void **state)
     dip_wire_reader_free(reader);
 }
 
+/* Neighbours in a rolling upgrade: both sides speak the highest number that both know. */
+static void an_older_and_a_later_worker_are_understood(void **state)
+{
+    (void)state;
+    static const unsigned char said[] = {0x30, 1, 0x38, 2}; /* protocol_min, protocol_max */
+    static const struct {
+        unsigned char min, max;
+        uint32_t spoken; /* 0 = refused */
+    } tries[] = {{1, 1, 1}, {1, 2, 2}, {2, 7, 2}, {3, 7, 0}, {0, 0, 0}};
+    struct dip_wire_envelope envelope = {.epoch = 1};
+    struct dip_wire_reader *reader = NULL;
+    assert_int_equal(dip_wire_reader_new(&reader), DIP_OK);
+    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++) {
+        struct frames frames = {.count = 0};
+        struct dip_message m, back;
+        struct dip_why why = {0};
+        any_message(DIP_MESSAGE_APPEARED, &m);
+        assert_int_equal(dip_wire_encode_event(&m, &envelope, keep, &frames), DIP_OK);
+        unsigned char *at = memmem(frames.data[0], frames.bytes[0], said, sizeof said);
+        assert_non_null(at);
+        at[1] = tries[i].min;
+        at[3] = tries[i].max;
+        enum dip_status status =
+            dip_wire_read_event(reader, frames.data[0], frames.bytes[0], &why, &envelope, &back);
+        assert_int_equal(status, tries[i].spoken ? DIP_OK : DIP_UNSUPPORTED);
+        if (!status) {
+            const struct dip_member_facts *facts = back.as.appeared.facts.data;
+            assert_int_equal(facts->protocol, tries[i].spoken);
+            dip_message_release(&back);
+        }
+        dip_message_release(&m);
+        frames_free(&frames);
+    }
+    dip_wire_reader_free(reader);
+}
+
 /* A text that was cut inside a character is still one that the peer takes. */
 static void half_a_character_is_no_offence(void **state)
 {
@@ -936,6 +972,7 @@ int main(void)
         cmocka_unit_test(a_picture_with_a_hole_is_refused),
         cmocka_unit_test(spoiled_bytes_are_no_danger),
         cmocka_unit_test(the_future_is_skipped),
+        cmocka_unit_test(an_older_and_a_later_worker_are_understood),
         cmocka_unit_test(half_a_character_is_no_offence),
         cmocka_unit_test(welcome_comes_first),
         cmocka_unit_test(hinges_come_back_as_they_were),
