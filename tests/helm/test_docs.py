@@ -16,6 +16,7 @@ PAGES = [ROOT / "docs" / "operations.md", ROOT / "docs" / "capacity.md", CHART /
 VALUES = {".".join(key["path"]) for key in keys()}
 OPTIONS = common.run(diptych, "options", "--markdown").stdout
 FLAGS = set(re.findall(r"^\| `(--[a-z0-9-]+)", OPTIONS, re.M))
+HELM_FLAGS = set(re.findall(r"^ +(?:-[a-z], )?(--[a-z0-9-]+)", common.run(HELM, "upgrade", "--help").stdout, re.M))
 ENVIRONMENTS = set(re.findall(r"`(DIPTYCH_[A-Z0-9_]+)`", OPTIONS))
 
 
@@ -118,8 +119,8 @@ for path, text in pages.items():
         if re.fullmatch(r"[a-zA-Z]+(\.[a-zA-Z]+)+([:=] ?\S+)?", word) and word.split(".")[0] in ROOTS:
             key = re.split(r"[:=]", word)[0]
             check(key in VALUES, f"{path.name}: there is no value {word}")
-        if re.fullmatch(r"--[a-z0-9-]+", word) and word != "--wait":
-            check(word in FLAGS, f"{path.name}: there is no option {word}")
+        if re.fullmatch(r"--[a-z0-9-]+", word):
+            check(word in FLAGS | HELM_FLAGS, f"{path.name}: there is no option {word}")
         if re.fullmatch(r"DIPTYCH_[A-Z0-9_]+", word):
             check(word in ENVIRONMENTS, f"{path.name}: no option has the variable {word}")
 
@@ -137,6 +138,11 @@ for path, text in pages.items():
         to = (path.parent / name).resolve() if name else path
         if check(to.exists(), f"{path.name}: {target} leads nowhere") and anchor:
             check(anchor in anchors(to), f"{path.name}: {target}: no such heading")
+
+# ---- tags of images are those that the chart asks for ----
+version = common.yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+tags = set(re.findall(r"docker (?:build .*-t|push) \S+/diptych:(\S+)", pages[PAGES[0]]))
+check(tags == {version, f"{version}-cuda"}, f"operations.md: tags {sorted(tags)}")
 
 # ---- sums that the page states are those of the chart ----
 grace = {one["metadata"]["name"]: one["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]

@@ -74,6 +74,7 @@ class Pod:
 
     def filled(self, word, services):
         word = word.replace("$(POD_IP)", self.address).replace("$(POD_NAME)", self.name).replace("0.0.0.0", self.address)
+        word = word.replace("127.0.0.1", self.address)  # a pod's loopback is its own
         word = word.replace("/usr/share/diptych/models/demo", str(ROOT / "models" / "demo"))
         for service, address in services.items():
             word = re.sub(rf"\b{re.escape(service)}:", f"{address}:", word)

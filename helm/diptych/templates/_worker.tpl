@@ -51,6 +51,7 @@
 - --token-file=/etc/diptych/token/{{ .key }}
 {{- end }}
 {{- end }}
+- --keep-time={{ int64 $root.Values.limits.keepSeconds }}
 - --stuck-time={{ int64 $root.Values.liveness.stuckSeconds }}
 - --grace={{ int64 $values.drainSeconds }}
 {{- with $values.extraArgs }}
