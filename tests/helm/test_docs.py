@@ -2,7 +2,7 @@
 # tests/helm/test_docs.py - what the operator's pages say exists: commands, options, values, names of objects, links, and the
 # output of every plan.
 #
-# test_docs.py DIPTYCH
+# test_docs.py DIPTYCH [--write]: with --write the plans of docs/capacity.md are written anew instead of compared
 import pathlib
 import re
 import shlex
@@ -154,6 +154,9 @@ check(row and set(grace.values()) == {int(row.group(1)), int(row.group(2))}, f"o
 plans = re.findall(r"```\n\$ (diptych plan [^\n]*)\n(.*?)```", pages[PAGES[1]], re.S)
 check(len(plans) >= 4, f"capacity.md: only {len(plans)} plans")
 for command, said in plans:
-    made = common.run(diptych, *shlex.split(command)[1:], cwd=ROOT)
-    check(made.stdout + made.stderr == said, f"capacity.md: {command} prints otherwise:\n{made.stdout}{made.stderr}")
+    made = common.run(pathlib.Path(diptych).resolve(), *shlex.split(command)[1:], cwd=ROOT)
+    if sys.argv[2:] == ["--write"]:
+        PAGES[1].write_text(PAGES[1].read_text().replace(f"$ {command}\n{said}", f"$ {command}\n{made.stdout}{made.stderr}"))
+    else:
+        check(made.stdout + made.stderr == said, f"capacity.md: {command} prints otherwise (see --write):\n{made.stdout}{made.stderr}")
 common.finish("docs")
