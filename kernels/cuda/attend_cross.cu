@@ -1,5 +1,4 @@
-/* kernels/cuda/attend_cross.cu - attention without a mask: tokens of the image over the context's
- * rows.
+/* kernels/cuda/attend_cross.cu - attention without a mask: image tokens over the context's rows.
  *
  *   out = softmax(q k^T / sqrt(d)) v, q [N, heads d], k, v [M, heads d]
  *
@@ -9,15 +8,17 @@
  * the first block. Bound by tensor cores and, for a third, by exponentials.
  *
  *   tensor  BF16, d <= 128: a block of four warps has 64 queries of one head, a warp 16 of them.
- * Queries stay in registers; keys and values come in two stages by cp.async; scores pass from the
- *           first product's result to the second's operand without leaving the lane, and values are
- *           transposed by ldmatrix. 16 x 20 = 320 blocks of 70 KB for SANA. Probabilities are
- * rounded to BF16 for the product, unnormalised, their sum is f32: equal keys give exactly their
- *           value back, which is what makes the unconditional branch a constant.
+ *           Queries stay in registers; keys and values come in two stages by cp.async; scores
+ *           pass from the first product's result to the second's operand without leaving the
+ *           lane, and values are transposed by ldmatrix. SANA: 16 x 20 = 320 blocks with 66 KB.
+ *           Probabilities are rounded to BF16 for the product, unnormalised, their sum is f32:
+ *           equal keys give exactly their value back, which is what makes the unconditional
+ *           branch a constant.
  *   plain   any types, d <= 256: a warp a query, f32. For parity.
  *
  * A query's keys come in blocks of 64 in order, whatever is beside it. Predicted on a H200: 25 us a
- * layer and request, 30 % of the bound, against 14 us for a warp-specialised kernel with wgmma. */
+ * layer and request, 30 % of the bound, against 14 us for a warp-specialised kernel with wgmma.
+ * Tried: nothing yet on a GPU. */
 #include "kernels/cuda/device.h"
 
 enum {

@@ -1,14 +1,13 @@
 /* kernels/cuda/attend_linear.cu - ReLU linear attention with its state in f32.
  *
  *   S = sum_n v_n relu(k_n)^T, u = sum_n relu(k_n), out_n = S relu(q_n) / (u . relu(q_n) + 1e-15)
- *   Katharopoulos et al. 2020; with ReLU as in Cai et al. 2023 (EfficientViT), used by SANA and
- * DC-AE
+ *   (Katharopoulos et al. 2020; with ReLU: Cai et al. 2023, "EfficientViT"; in SANA and DC-AE)
  *
  * Three launches: an item's rows are cut into segments of 256, whose states are summed on their own
  * (gather), then joined in order (join), then applied (apply). Segments follow from the row's place
  * in its item, so neither the batch nor the grid appears in a bit. SANA at 1,024 tokens: 70 heads x
  * 4 segments x 2 branches = 560 blocks; DC-AE's 16,384 pixels of a 512-channel stage: 64 segments x
- * 32 heads.
+ * 16 heads or more.
  *
  * Bytes: q, k, v read and out written once; a state is (d + 1) d floats, 4.2 KB for d = 32, read by
  * each block of the last launch. Flops 4 N d^2 a head, on the f32 cores: 0.3 GFLOP a branch and
@@ -16,7 +15,8 @@
  * pair of branches (three launches).
  *
  * A thread has eight neighbouring k channels of one v channel (or of the norm u) and sums the rows
- * in order with fma. Tensor cores are not used: the reference does this in f32. */
+ * in order with fma. Tensor cores are not used: the reference does this in f32.
+ * Tried: nothing yet on a GPU. */
 #include "kernels/cuda/device.h"
 
 enum {

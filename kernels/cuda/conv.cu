@@ -1,24 +1,23 @@
 /* kernels/cuda/conv.cu - convolutions of NHWC images as tiles of a product (implicit GEMM).
  *
- *   out[pixel, Co] = act(sum over taps and Ci of weight[Co, tap, Ci] in[pixel under tap, Ci] +
- * bias)
+ *   out[pixel, Co] = act(sum over taps, Ci of weight[Co, tap, Ci] in[pixel under tap, Ci] + bias)
  *
- * The tiles are those of the linear product (kernels/cuda/product.h): a row is an output pixel, and
- * its k-th element lies under tap k / Ci. Eight neighbouring channels are 16 bytes of one pixel, so
- * a tile is fetched by the same copies; the padding is their zero fill. Weights are packed once
- * with channels fastest, because the checkpoint has taps fastest.
+ * The tiles are those of the linear product (product.h): a row is an output pixel, and its k-th
+ * element lies under tap k / Ci. Eight neighbouring channels are 16 bytes of one pixel, so a tile
+ * is fetched by the same copies; the padding is their zero fill. Weights are packed once with
+ * channels fastest, because the checkpoint has taps fastest.
  *
- * Enlarging by two and then convolving is four convolutions of the small image, one for each parity
- * of the output pixel: taps that fall on the same pixel are summed when the weights are packed. 3 x
- * 3 becomes 2 x 2: 4 taps for 9, and the enlarged image is never written. The sums are rounded to
- * the packed type once, which with BF16 is an error of half a unit in a weight, as if the
- * checkpoint had stored them.
+ * Enlarging by two and then convolving is four convolutions of the small image, one for each
+ * parity of the output pixel: taps that fall on the same pixel are summed when the weights are
+ * packed. 3 x 3 becomes 2 x 2, 4 taps for 9, and the enlarged image is never written. The sums are
+ * rounded to the packed type once, which with BF16 is half a unit in a weight, as if the
+ * checkpoint had stored them so.
  *
- * Flops 2 pixels Co Ci taps; bytes of activations are read taps times, from the second cache but
- * for the first. Bound by tensor cores from 64 channels up. DC-AE at 1,024 px: 7.4 TFLOP, of which
- * ResBlocks of 128 channels at 1,024 px are a fifth, with 1,152 k a pixel. Predicted on a H200: 55
- * % of what mma.sync can do, 24 ms for the decoder; the last convolution to 3 channels uses 3 of 64
- * output lanes and costs 0.5 ms. wgmma with im2col TMA is what would go further. */
+ * Flops 2 pixels Co Ci taps; activations are read once a tap, from the second cache but for the
+ * first. Bound by tensor cores from 64 channels up. DC-AE at 1,024 px is 7.4 TFLOP: predicted 24 ms
+ * on a H200 at what mma.sync can do; the last convolution, to 3 channels, uses 3 of 64 output
+ * lines and costs 0.5 ms of it. wgmma with im2col TMA is what would go further.
+ * Tried: nothing yet on a GPU. */
 #include "kernels/cuda/product.h"
 
 static int packed_edge(int edge, int upsample)
@@ -114,9 +113,8 @@ enum dip_status dip_cuda_conv(struct CUstream_st *stream, const struct dip_cuda_
 {
     struct dip__product p = product_of(job);
     int phases = job->upsample == 2 ? 4 : 1;
-    if (p.length > INT32_MAX || dip__pieces(p.row_count, DIP__PLAIN_EDGE) > INT32_MAX)
+    if (p.length > INT32_MAX || p.row_count > INT32_MAX)
         return DIP_UNSUPPORTED;
-    if (job->in.dtype == DIP_BF16 && job->packed.dtype == DIP_BF16)
-        return dip__tile_launch(stream, p, phases);
-    return dip__plain_launch(stream, p, phases);
+    bool is_tensor = job->in.dtype == DIP_BF16 && job->packed.dtype == DIP_BF16;
+    return dip__product_run(stream, &p, phases, is_tensor);
 }

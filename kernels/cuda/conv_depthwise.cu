@@ -1,7 +1,8 @@
 /* kernels/cuda/conv_depthwise.cu - depthwise convolution, and its product with a gate.
  *
  *   y = bias + sum over taps of weight[c, tap] in[pixel under tap, c]
- *   gated: out[.., c] = y[c] silu(y[c + C/2])            (the GLU of SANA's Mix-FFN, Xie et al. 2024)
+ *   gated: out[.., c] = y[c] silu(y[c + C/2])            (the GLU of SANA's Mix-FFN, Xie et al.
+ * 2024)
  *
  * Bound by memory: 2 C bytes read and C written a pixel of BF16 when gated, 9 or 25 fma an input.
  * NHWC is tokens x channels, so nothing is transposed. A thread has eight channels of two
@@ -11,8 +12,9 @@
  * result is written once, half as wide.
  *
  * 256 threads as 8 chunks by 32 runs; two blocks a multiprocessor (under 128 registers) have 32 KB
- * of loads in flight. Predicted on a H200: 65 % of copy rate for 1,024 x 11,200 (0.016 ms a branch).
- * Tried, by what the compiler says: four pixels a thread take 160 registers and leave one block.
+ * of loads in flight. Predicted on a H200: 65 % of copy rate for 1,024 x 11,200 (0.016 ms a
+ * branch). Tried, by what the compiler says: four pixels a thread take 160 registers and leave one
+ * block.
  *
  * Taps are added in raster order, whatever the size of the image.
  */

@@ -51,14 +51,27 @@ struct dip_cuda_view {
 /* ---- linear algebra ---- */
 
 /* out[R, N] = act(tree over chunks(in weight^T) + bias) (+ out). Weight [N, K], weight_stride from
- * row to row. BF16 x BF16 runs on tensor cores for every R, anything else in f32. scratch. */
+ * row to row. BF16 x BF16 runs on tensor cores for every R, anything else in f32. scratch.
+ *
+ * Two neighbours of a product can be folded in, when there is one chunk; the bits are those of the
+ * launches they replace:
+ *   norm_weight  not NULL: the operand is not `in` but its RMSNorm, stored as operand_dtype
+ *   is_gated     weight has 2 N rows; out = silu(first N) * last N, both rounded to out's type
+ * before
+ *
+ * is_early: the launch may begin while earlier ones of the stream still run, to have its first
+ * weights under way (compute capability 9.0 and up). The weights must then not be what an earlier
+ * launch writes. */
 struct dip_cuda_linear {
     struct dip_cuda_view out, in;
     struct dip_param weight, bias;
     int64_t weight_stride;
     int chunk_count;
     enum dip_kernel_act act;
-    bool is_added;
+    bool is_added, is_gated, is_early;
+    struct dip_param norm_weight;
+    float norm_eps;
+    enum dip_dtype operand_dtype;
     void *scratch;
 };
 

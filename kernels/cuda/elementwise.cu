@@ -1,8 +1,8 @@
 /* kernels/cuda/elementwise.cu - what works on one element at a time.
  *
- *   add       sum += gate[b] x            product and sum rounded apart in f32, then once to sum's
- * type silu_mul  out = gate / (1 + exp(-gate)) up activate, blend, guide, cast, fill, check_finite,
- * tree_sum
+ *   add       sum += gate[b] x; product and sum rounded apart in f32, then once to sum's type
+ *   silu_mul  out = gate / (1 + exp(-gate)) up
+ *   activate, blend, guide, cast, fill, check_finite, tree_sum
  *
  * Bound by memory: bytes are those of the operands, flops do not count. A thread has eight
  * neighbouring elements of a row, so a warp moves 512 bytes of BF16 by one 16-byte access a thread;

@@ -1,7 +1,9 @@
 /* kernels/cuda/launch.h - how a launcher starts its kernel.
  *
  * One function stands for <<<>>>: on a GPU it is that, with more than 48 KB of shared memory asked
- * for where needed; in the tests' emulator it enqueues the same call. */
+ * for where needed; in the tests' emulator it enqueues the same call. A kernel may be launched
+ * early (programmatic dependent launch) if every thread of it calls dip__wait_inputs before it
+ * touches what an earlier launch reads or writes. */
 #pragma once
 
 #include "kernels/cuda/cuda.h"
@@ -30,10 +32,12 @@ static inline bool dip__is_view_aligned(const struct dip_cuda_view *v)
 }
 
 template <class... Formal, class... Actual>
-static enum dip_status dip__launch(struct CUstream_st *stream, void (*kernel)(Formal...), dim3 grid,
-                                   unsigned int threads, size_t shared_bytes, Actual... actual)
+static enum dip_status dip__launch_when(bool is_early, struct CUstream_st *stream,
+                                        void (*kernel)(Formal...), dim3 grid, unsigned int threads,
+                                        size_t shared_bytes, Actual... actual)
 {
 #ifdef DIP_CUDA_EMULATED
+    (void)is_early;
     auto call = [=] { kernel(static_cast<Formal>(actual)...); };
     auto body = [](const void *closure) { (*static_cast<const decltype(call) *>(closure))(); };
     int error =
@@ -43,10 +47,27 @@ static enum dip_status dip__launch(struct CUstream_st *stream, void (*kernel)(Fo
     if (shared_bytes > 48 << 10)
         error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      (int)shared_bytes);
-    if (error == cudaSuccess) {
-        kernel<<<grid, threads, shared_bytes, stream>>>(actual...);
-        error = cudaPeekAtLastError();
-    }
+    if (error != cudaSuccess)
+        return DIP_DEVICE;
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    config.attrs = &early;
+    config.numAttrs = is_early ? 1 : 0;
+    error = cudaLaunchKernelEx(&config, kernel, static_cast<Formal>(actual)...);
 #endif
     return error ? DIP_DEVICE : DIP_OK;
+}
+
+/* A launch that begins when all before it have ended. */
+template <class... Formal, class... Actual>
+static enum dip_status dip__launch(struct CUstream_st *stream, void (*kernel)(Formal...), dim3 grid,
+                                   unsigned int threads, size_t shared_bytes, Actual... actual)
+{
+    return dip__launch_when(false, stream, kernel, grid, threads, shared_bytes, actual...);
 }

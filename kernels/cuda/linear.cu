@@ -4,40 +4,62 @@
  *
  * Bytes: 2 N K of weights once, 2 R (N + K) of activations. Flops 2 R N K. Bound by memory up to
  * some 180 rows on a H200 (790 TFLOP/s over 4.3 TB/s), by tensor cores above. A row's bits may not
- * depend on R, so few rows use the same instruction in the same order as many
- * (kernels/cuda/product.h), with the weights as the operand of 16 lines: R of its eight columns are
- * used, and nothing is lost, since the tensor cores idle at one instruction a 512 bytes.
+ * depend on R, so few rows use the same instruction in the same order as many (product.h), with
+ * the weights as the operand of 16 lines. R of the other's eight columns are used and nothing is
+ * lost: the tensor cores idle at one instruction for 512 bytes.
  *
- *   few    R <= 16. A block has 16 outputs and eight warps, warp w the slices w, w + 8, ... of K:
- * for K = 2,048 two each. A warp has 4 KB of weights in flight as 16-byte loads that pass by the
- *          first cache, and the next slice's behind them; three blocks a multiprocessor are
- *          100 to 190 KB against the 26 KB that rate times latency ask for. Slice sums meet in
- * shared memory, where one thread an output adds them in order. many   64 x 64 or 128 x 128 outputs
- * a block, three stages of 64 k by cp.async, fragments of 16 bytes from shared memory. With chunks,
- * each is a block of its own and a second kernel joins them, which also gives the output and down
- * products of 64 rows enough blocks. plain  everything that is not BF16 times BF16: fma in f32, 64
- * x 64 a block. For parity, not speed.
+ *   few    R <= 16. A block has 16 outputs and eight warps, warp w the slices w, w + 8, ... of K.
+ *          A warp has 4 KB of weights in flight, as 16-byte loads that pass by the first cache,
+ *          and the next slice's behind them: two blocks a multiprocessor are 64 to 128 KB against
+ *          the 26 KB that rate times latency ask for. Slice sums meet in shared memory, where one
+ *          thread an output adds them in order. A norm in front is done again by every block
+ *          for up to 4 rows (8 KB a row from the second cache), a gate behind takes eight
+ *          outputs of both halves into one block: three launches of 2 us a layer less.
+ *   many   tiles of 64 or 128 (product.cu). With chunks, each is a block of its own and a second
+ *          kernel joins them, which gives the products of 64 rows enough blocks.
+ *   plain  everything that is not BF16 times BF16: fma in f32. For parity, not speed.
  *
  * Predicted on a H200: few 85 % of copy rate from 8 MB of weights up (qkv of 1.7B, 16.8 MB: 4.6
- * us); many, at 2,048 x 2,240 x 2,240, 60 % of what wgmma reaches, because mma.sync feeds Hopper's
- * cores at about 62 %; 64 rows 50 to 60 % of copy rate, because a 64-wide tile reads as many bytes
- * of activations from the second cache as of weights. Adding slices costs 3 % of issue slots and
+ * us); 64 rows 50 to 60 % of copy rate, because a tile of 64 outputs reads as many bytes of
+ * activations from the second cache as of weights. Adding slices costs some 3 % of issue slots and
  * makes the sum better than one long chain.
  *
- * Tried on paper: splitting K over warps inside a slice needs a sum that no tile of many rows could
- * reproduce; fma for one row and mma for many give different bits. */
+ * Tried on paper: splitting K over warps inside a slice needs a sum that no tile of many rows
+ * could reproduce; fma for one row and mma for many give different bits. */
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/rms.h"
 
 enum {
     FEW_ROWS = 16,
     FEW_OUTS = 16,
     FEW_WARPS = 8,
     FEW_THREADS = FEW_WARPS * 32,
-    FEW_ROUND = 32, /* slices whose sums wait in shared memory */
+    FEW_ROUND = 32,    /* slices whose sums wait in shared memory */
+    FEW_NORM_ROWS = 4, /* rows whose norm is worth doing again in every block */
     TREE_LEVELS = 11,
 };
 
 /* ---- few rows ---- */
+
+/* What a product does beside multiplying. */
+struct folded {
+    int chunk_count;
+    bool is_gated; /* a block's lines 0..7 are of the first half of the weights, 8..15 of the second
+                    */
+    struct dip_param norm_weight;
+    float norm_eps;
+};
+
+/* A block's line in the weights, or -1. */
+static __device__ __forceinline__ int64_t line_of(const struct dip__product &p,
+                                                  const struct folded &f, int line)
+{
+    int64_t out = f.is_gated ? (int64_t)blockIdx.x * (FEW_OUTS / 2) + line % 8
+                             : (int64_t)blockIdx.x * FEW_OUTS + line;
+    if (out >= p.out_count)
+        return -1;
+    return f.is_gated && line >= 8 ? p.out_count + out : out;
+}
 
 /* A warp's part of one slice: 4 x 32 k; of weights the lines g and g + 8, of rows g and g + 8. */
 struct fragments {
@@ -72,22 +94,50 @@ static __device__ __forceinline__ struct slice slice_of(const struct dip__produc
     return s;
 }
 
-static __device__ __forceinline__ struct fragments load_weights(const struct dip__product &p,
-                                                                const struct slice &s)
+static __device__ __forceinline__ struct fragments
+load_weights(const struct dip__product &p, const struct folded &f, const struct slice &s)
 {
-    struct fragments f;
+    struct fragments w;
     int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
-    int64_t out = (int64_t)blockIdx.x * FEW_OUTS + g;
+    int64_t low = line_of(p, f, g), high = line_of(p, f, g + 8);
     const uint16_t *data = (const uint16_t *)p.weight.data;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         int64_t at = 32 * i + 8 * t;
-        f.low[i] = eight_of(data, out * p.weight_stride + s.k + at,
-                            out < p.out_count ? s.left - at : 0, p.is_weight_wide, true);
-        f.high[i] = eight_of(data, (out + 8) * p.weight_stride + s.k + at,
-                             out + 8 < p.out_count ? s.left - at : 0, p.is_weight_wide, true);
+        w.low[i] = eight_of(data, low * p.weight_stride + s.k + at, low < 0 ? 0 : s.left - at,
+                            p.is_weight_wide, true);
+        w.high[i] = eight_of(data, high * p.weight_stride + s.k + at, high < 0 ? 0 : s.left - at,
+                             p.is_weight_wide, true);
     }
-    return f;
+    return w;
+}
+
+/* Rows normalised as dip_cuda_norm_rms would, side by side in shared memory. */
+static __device__ __forceinline__ void
+normalise(const struct dip__product &p, const struct folded &f, uint16_t *rows, float *room)
+{
+    bool is_block = p.length > DIP__RMS_WARP_MAX;
+    int rank = is_block ? (int)threadIdx.x : (int)threadIdx.x % 32;
+    int size = is_block ? (int)FEW_THREADS : 32;
+    int row = is_block ? 0 : (int)threadIdx.x / 32, step = is_block ? 1 : (int)FEW_WARPS;
+    bool is_even = p.length % DIP__CHUNK == 0 && (uintptr_t)f.norm_weight.data % 16 == 0;
+    for (; row < p.row_count; row += step) {
+        int64_t from = row * p.in.stride;
+        float squares = dip__rms_squares(p.in, from, p.length, rank, size, p.is_in_wide);
+        squares = is_block ? dip__block_sum(squares, room, FEW_WARPS) : dip__warp_sum(squares);
+        float scale = dip__rms_scale(squares, p.length, f.norm_eps);
+        for (int64_t c = rank * DIP__CHUNK; c < p.length; c += size * DIP__CHUNK) {
+            float x[DIP__CHUNK], weight[DIP__CHUNK];
+            int count = (int)min((int64_t)DIP__CHUNK, p.length - c);
+            dip__load8(x, p.in.data, p.in.dtype, from + c, count, p.is_in_wide);
+            dip__load8(weight, f.norm_weight.data, f.norm_weight.dtype, c, count, is_even);
+#pragma unroll
+            for (int e = 0; e < DIP__CHUNK; e++)
+                x[e] = dip__rms_scaled(x[e], scale, weight[e]);
+            dip__store8(rows, DIP_BF16, row * p.length + c, count, p.length % DIP__CHUNK == 0, x);
+        }
+    }
+    __syncthreads();
 }
 
 /* Sums of a slice for rows 0..7 and 8..15 of the launch. */
@@ -151,26 +201,54 @@ static __device__ __forceinline__ void finish_one(const struct dip__product &p, 
     dip__put(p.out.data, p.out.dtype, to, sum);
 }
 
-static __global__ void __launch_bounds__(FEW_THREADS, 2)
-    few_kernel(struct dip__product p, int chunk_count)
+/* Sums of a gate and of what it lets through, eight outputs apart, become one output. */
+static __device__ __forceinline__ void finish_gated(const struct dip__product &p, float *sums,
+                                                    int row, int of_tile, float sum)
 {
-    __shared__ float sums[FEW_ROUND * FEW_ROWS * FEW_OUTS];
+    int64_t out = (int64_t)blockIdx.x * (FEW_OUTS / 2) + of_tile;
+    sum = dip__rounded(p.out.dtype, sum);
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (of_tile >= 8 || row >= p.row_count || out >= p.out_count)
+        return;
+    dip__put(p.out.data, p.out.dtype, row * p.out.stride + out,
+             dip__silu_f32(sum) * sums[threadIdx.x + 8]);
+}
+
+static size_t few_shared_bytes(const struct dip__product &p, bool is_normed)
+{
+    size_t sums = (size_t)FEW_ROUND * FEW_ROWS * FEW_OUTS * sizeof(float);
+    return sums + (is_normed ? (size_t)(p.row_count * p.length) * sizeof(uint16_t) : 0);
+}
+
+static __global__ void __launch_bounds__(FEW_THREADS, 2)
+    few_kernel(struct dip__product p, struct folded f)
+{
+    __shared__ float room[FEW_WARPS];
+    float *sums = (float *)dip__shared();
+    uint16_t *rows = (uint16_t *)(sums + FEW_ROUND * FEW_ROWS * FEW_OUTS);
     int warp = (int)threadIdx.x / 32;
     int per_chunk = (int)((p.length + DIP__SLICE - 1) / DIP__SLICE);
-    int slices = per_chunk * chunk_count;
+    int slices = per_chunk * f.chunk_count;
     int row = (int)threadIdx.x / FEW_OUTS, of_tile = (int)threadIdx.x % FEW_OUTS;
     float stack[TREE_LEVELS], sum = 0.0f;
     int depth = 0;
     struct fragments next = {};
     if (warp < slices)
-        next = load_weights(p, slice_of(p, warp, per_chunk));
+        next = load_weights(p, f, slice_of(p, warp, per_chunk));
     dip__wait_inputs(); /* weights are under way while the rows are still being computed */
+    if (f.norm_weight.data) {
+        normalise(p, f, rows, room);
+        p.in.data = rows;
+        p.in.stride = p.length;
+        p.is_in_wide = p.length % DIP__CHUNK == 0;
+    }
     for (int round = 0; round < slices; round += FEW_ROUND) {
         int end = min(round + (int)FEW_ROUND, slices);
         for (int i = round + warp; i < end; i += FEW_WARPS) {
             struct fragments now = next;
             if (i + FEW_WARPS < slices)
-                next = load_weights(p, slice_of(p, i + FEW_WARPS, per_chunk));
+                next = load_weights(p, f, slice_of(p, i + FEW_WARPS, per_chunk));
             float acc[2][4] = {};
             multiply(p, now, slice_of(p, i, per_chunk), acc);
             leave_sums(sums, i - round, acc);
@@ -185,7 +263,10 @@ static __global__ void __launch_bounds__(FEW_THREADS, 2)
         }
         __syncthreads();
     }
-    finish_one(p, row, (int64_t)blockIdx.x * FEW_OUTS + of_tile, stack[0]);
+    if (f.is_gated)
+        finish_gated(p, sums, row, of_tile, stack[0]);
+    else
+        finish_one(p, row, (int64_t)blockIdx.x * FEW_OUTS + of_tile, stack[0]);
 }
 
 /* ---- joining chunks ---- */
@@ -253,8 +334,7 @@ static enum dip_status run_many(struct CUstream_st *stream, struct dip__product 
         part.row_count = rows - row < rows_max ? rows - row : rows_max;
         part.in.data = (char *)p.in.data + (size_t)(row * p.in.stride) * size;
         part.out.data = (char *)p.out.data + (size_t)(row * p.out.stride) * out_size;
-        DIP_TRY(is_tensor ? dip__tile_launch(stream, part, chunk_count)
-                          : dip__plain_launch(stream, part, chunk_count));
+        DIP_TRY(dip__product_run(stream, &part, chunk_count, is_tensor));
         if (chunk_count > 1)
             DIP_TRY(dip__launch(stream, join_kernel, dip__spot_grid(part.row_count, part.out_count),
                                 DIP__SPOT_THREADS, 0, part, chunk_count));
@@ -262,18 +342,106 @@ static enum dip_status run_many(struct CUstream_st *stream, struct dip__product 
     return DIP_OK;
 }
 
+static enum dip_status run_few(struct CUstream_st *stream, const struct dip_cuda_linear *job,
+                               const struct dip__product &p, int chunk_count)
+{
+    struct folded f = {chunk_count, job->is_gated, job->norm_weight, job->norm_eps};
+    int64_t outs = job->is_gated ? FEW_OUTS / 2 : FEW_OUTS;
+    return dip__launch_when(job->is_early, stream, few_kernel,
+                            dim3((unsigned int)dip__pieces(p.out_count, outs)), FEW_THREADS,
+                            few_shared_bytes(p, job->norm_weight.data != NULL), p, f);
+}
+
+/* The rows [row, row + count) of a view. */
+static struct dip_cuda_view rows_of(struct dip_cuda_view v, int64_t row, int64_t count)
+{
+    v.data = (char *)v.data + (size_t)(row * v.stride) * dip__dtype_size(v.dtype);
+    v.rows = count;
+    return v;
+}
+
+static struct dip_cuda_view dense_at(void *data, enum dip_dtype dtype, int64_t rows,
+                                     int64_t columns)
+{
+    struct dip_cuda_view v = {data, dtype, rows, columns, columns};
+    return v;
+}
+
+/* The launches that a folded product stands for. normed, pair: where their results wait. */
+static enum dip_status run_parts(struct CUstream_st *stream, struct dip_cuda_linear part,
+                                 void *normed, void *pair)
+{
+    struct dip_cuda_view out = part.out;
+    if (part.norm_weight.data) {
+        struct dip_cuda_norm_rms norm = {};
+        norm.in = part.in;
+        norm.out = dense_at(normed, part.operand_dtype, part.in.rows, part.in.columns);
+        norm.weight = part.norm_weight;
+        norm.group = part.in.columns;
+        norm.eps = part.norm_eps;
+        DIP_TRY(dip_cuda_norm_rms(stream, &norm));
+        part.in = norm.out;
+        part.norm_weight.data = NULL;
+    }
+    if (!part.is_gated)
+        return dip_cuda_linear(stream, &part);
+    part.is_gated = false;
+    part.out = dense_at(pair, out.dtype, out.rows, 2 * out.columns);
+    DIP_TRY(dip_cuda_linear(stream, &part));
+    struct dip_cuda_silu_mul mul = {out, part.out, part.out};
+    mul.gate.columns = mul.up.columns = out.columns;
+    mul.up.data = (char *)pair + (size_t)out.columns * dip__dtype_size(out.dtype);
+    return dip_cuda_silu_mul(stream, &mul);
+}
+
+/* As many rows at once as scratch holds. */
+static enum dip_status run_apart(struct CUstream_st *stream, const struct dip_cuda_linear *job)
+{
+    size_t normed_bytes =
+        job->norm_weight.data ? (size_t)job->in.columns * dip__dtype_size(job->operand_dtype) : 0;
+    size_t pair_bytes =
+        job->is_gated ? 2 * (size_t)job->out.columns * dip__dtype_size(job->out.dtype) : 0;
+    int64_t rows_max = (int64_t)((DIP_CUDA_SCRATCH_BYTES - 256) / (normed_bytes + pair_bytes));
+    if (rows_max < 1)
+        return DIP_UNSUPPORTED;
+    for (int64_t row = 0; row < job->in.rows; row += rows_max) {
+        int64_t count = job->in.rows - row < rows_max ? job->in.rows - row : rows_max;
+        size_t offset = ((size_t)count * normed_bytes + 255) / 256 * 256;
+        struct dip_cuda_linear part = *job;
+        part.in = rows_of(job->in, row, count);
+        part.out = rows_of(job->out, row, count);
+        part.is_early =
+            false; /* its operand is what the launch before it writes, and no more is known */
+        DIP_TRY(run_parts(stream, part, job->scratch, (char *)job->scratch + offset));
+    }
+    return DIP_OK;
+}
+
+/* Whether the job is one that can be run: what is folded in needs one chunk, a gate nothing else.
+ */
+static bool is_possible(const struct dip_cuda_linear *job, int chunk_count)
+{
+    bool is_folded = job->norm_weight.data || job->is_gated;
+    bool is_plain = !job->is_added && !job->bias.data && job->act == DIP_KERNEL_ACT_NONE;
+    return chunk_count <= DIP_KERNEL_LINEAR_CHUNKS_MAX && job->in.columns <= INT32_MAX &&
+           dip__are_spots_few(job->out.rows, job->out.columns) && !(is_folded && chunk_count > 1) &&
+           (is_plain || !job->is_gated);
+}
+
 enum dip_status dip_cuda_linear(struct CUstream_st *stream, const struct dip_cuda_linear *job)
 {
     int chunk_count = job->chunk_count > 1 ? job->chunk_count : 1;
-    if (chunk_count > DIP_KERNEL_LINEAR_CHUNKS_MAX || job->in.columns > INT32_MAX ||
-        !dip__are_spots_few(job->out.rows, job->out.columns))
+    if (!is_possible(job, chunk_count))
         return DIP_UNSUPPORTED;
     struct dip__product p = product_of(job, chunk_count);
-    bool is_tensor = job->in.dtype == DIP_BF16 && job->weight.dtype == DIP_BF16;
-    if (!is_tensor || p.row_count > FEW_ROWS)
-        return run_many(stream, p, chunk_count, is_tensor, job->scratch);
-    return dip__launch(stream, few_kernel, dim3((unsigned int)dip__pieces(p.out_count, FEW_OUTS)),
-                       FEW_THREADS, 0, p, chunk_count);
+    bool is_normed = job->norm_weight.data != NULL;
+    enum dip_dtype operand = is_normed ? job->operand_dtype : job->in.dtype;
+    bool is_tensor = operand == DIP_BF16 && job->weight.dtype == DIP_BF16;
+    if (is_tensor && p.row_count <= (is_normed ? FEW_NORM_ROWS : FEW_ROWS))
+        return run_few(stream, job, p, chunk_count);
+    if (is_normed || job->is_gated)
+        return run_apart(stream, job);
+    return run_many(stream, p, chunk_count, is_tensor, job->scratch);
 }
 
 /* ---- grouped ---- */

@@ -1,8 +1,8 @@
 /* kernels/cuda/norm.cu - RMSNorm over runs of channels, and LayerNorm with modulation.
  *
- *   rms    y = act(x / sqrt(mean(x^2) + eps) weight + bias)          Zhang & Sennrich 2019
- *   layer  y = (x - mean) / sqrt(var + eps) (1 + scale[b]) + shift[b]   Ba et al. 2016; modulation
- * as in Peebles & Xie 2023, sec. 3.2
+ *   rms    y = act(x / sqrt(mean(x^2) + eps) weight + bias)              (Zhang & Sennrich 2019)
+ *   layer  y = (x - mean) / sqrt(var + eps) (1 + scale[b]) + shift[b]    (Ba et al. 2016; adaLN:
+ *          Peebles & Xie 2023, sec. 3.2)
  *
  * Bound by memory: a row is read once from far and again from the first cache, 4.5 KB for the 2,240
  * channels of SANA. A run of up to 1,024 channels belongs to a warp (eight runs a block: the pixels
@@ -10,14 +10,14 @@
  * sums which channels in which order, follows from the run's length alone.
  *
  * A lane sums its channels in order (eight neighbours, then the next eight one stride on), lanes
- * join 16 apart first, warps in order. The variance is summed from (x - mean)^2, not from mean(x^2)
- * - mean^2: residual streams have means that would cancel.
+ * join 16 apart first, warps in order. The variance is summed from (x - mean)^2, because residual
+ * streams have means that would cancel in mean(x^2) - mean^2.
  *
  * Predicted on a H200: 75 to 85 % of copy rate at 2,048 rows of 2,240; a launch with one row lasts
- * 2.5 us, most of it latency. */
-#include "kernels/cuda/device.h"
+ * 2.5 us, most of it latency. Tried: nothing yet on a GPU. */
+#include "kernels/cuda/rms.h"
 
-enum { BLOCK_THREADS = 256, WARP_RUN_MAX = 1024 };
+enum { BLOCK_THREADS = DIP__RMS_THREADS, WARP_RUN_MAX = DIP__RMS_WARP_MAX };
 
 /* Where a thread stands: its run, its place in the team that owns the run, the team's size. */
 struct team {
@@ -50,20 +50,6 @@ static dim3 grid_of(int64_t runs, bool is_block)
 
 /* ---- rms ---- */
 
-static __device__ __forceinline__ float
-rms_squares(const struct dip_cuda_norm_rms &j, const struct team &t, int64_t from, bool is_wide)
-{
-    float x[DIP__CHUNK], squares = 0.0f;
-    for (int64_t c = t.rank * DIP__CHUNK; c < j.group; c += t.size * DIP__CHUNK) {
-        dip__load8(x, j.in.data, j.in.dtype, from + c, (int)min((int64_t)DIP__CHUNK, j.group - c),
-                   is_wide);
-#pragma unroll
-        for (int e = 0; e < DIP__CHUNK; e++)
-            squares = fmaf(x[e], x[e], squares);
-    }
-    return squares;
-}
-
 static __device__ __forceinline__ void rms_chunk(const struct dip_cuda_norm_rms &j, float scale,
                                                  int64_t from, int64_t to, int64_t c, bool is_wide)
 {
@@ -77,7 +63,7 @@ static __device__ __forceinline__ void rms_chunk(const struct dip_cuda_norm_rms 
         dip__load8(old, j.out.data, j.out.dtype, to + c, count, is_wide);
 #pragma unroll
     for (int e = 0; e < DIP__CHUNK; e++) {
-        float y = x[e] * scale * weight[e];
+        float y = dip__rms_scaled(x[e], scale, weight[e]);
         if (j.bias.data)
             y += bias[e];
         y = dip__activate_f32(j.act, y);
@@ -96,8 +82,8 @@ static __global__ void __launch_bounds__(BLOCK_THREADS)
         return; /* whole warps only: no block is cut */
     int64_t row = t.run / runs_per_row, column = t.run % runs_per_row * j.group;
     int64_t from = row * j.in.stride + column, to = row * j.out.stride + column;
-    float squares = team_sum(t, rms_squares(j, t, from, is_wide), room);
-    float scale = 1.0f / sqrtf(squares / (float)j.group + j.eps);
+    float squares = dip__rms_squares(j.in, from, j.group, t.rank, t.size, is_wide);
+    float scale = dip__rms_scale(team_sum(t, squares, room), j.group, j.eps);
     for (int64_t c = t.rank * DIP__CHUNK; c < j.group; c += t.size * DIP__CHUNK)
         rms_chunk(j, scale, from, to, c, is_wide);
 }

@@ -3,23 +3,23 @@
  * The rule and the ids are those of kernels/cpu/sample.c, for the same bits, always: temperature,
  * top-k with ties, nucleus, inverse of the distribution at a given uniform, equal values by id.
  *
- * A value's bits, turned so that order of numbers is order of integers, are selected by radix
+ * A value's bits, turned so that the order of numbers is that of integers, are selected by radix
  * (Alabi et al. 2012): three passes over the row count 11, 11 and 10 bits of those that agree with
  * the threshold so far, a fourth appends what is not below the k-th largest to a list, in any
- * order. One block then sorts the list by (value descending, id ascending) - a bitonic network of
- * 2,048 or 4,096 in shared memory for the usual top-k - and draws from it. Counts are integers, so
- * atomics do not cost determinism. A greedy row only keeps the smallest (value, id) key.
+ * order. One block then sorts the list by (value descending, id ascending) - a bitonic network in
+ * shared memory, 2,048 keys for the usual top-k - and draws from it. Counts are integers, so
+ * atomics cost no determinism. A greedy row only keeps its smallest (value, id) key.
  *
- * The CPU sums weights one after another in f64. Here 1,024 threads sum pieces; if any comparison
- * with a sum comes closer than the error either order can have (8 n 2^-53 of the total), one thread
- * does it again in the CPU's order. So the id never depends on the difference, and once in some
- * 10^9 draws it costs 0.2 ms.
+ * The CPU adds weights one after another in f64. Here 1,024 threads add pieces; if any comparison
+ * with a sum comes closer than the error that either order can have (8 n 2^-53 of the total), one
+ * thread does it again in the CPU's order. So the id never depends on the difference, and once in
+ * some 10^9 draws it costs 0.2 ms.
  *
- * Bytes: four reads of 4 V a row; 0.87 MB for V = 217,210, so all but the first come from the
- * second cache. Predicted on a H200: 14 us for one row (memset and five launches, each near its
- * latency), 45 us for 64. A list longer than LIST_MAX (top_k 0, or thousands of ties) is sorted in
- * device memory by a single block, which takes tens of milliseconds at 217,210: right, and meant
- * for tests. */
+ * Bytes: four reads of 4 V a row, 0.87 MB each for V = 217,210, all but the first from the second
+ * cache. Predicted on a H200: 14 us for one row (memset and five launches, each near its latency),
+ * 45 us for 64. A list longer than LIST_MAX (top_k 0, or thousands of ties) is sorted in device
+ * memory by a single block, which takes tens of milliseconds at 217,210: right, and not meant for
+ * more than tests. */
 #include "kernels/cuda/device.h"
 
 enum {

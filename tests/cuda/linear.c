@@ -187,6 +187,69 @@ static void test_ranks(void **state)
     }
 }
 
+/* The launches that a folded product replaces, one by one. */
+static const float *one_by_one(const struct dip_cuda_linear *job,
+                               const struct gpu_param *norm_weight)
+{
+    struct dip_cuda_linear apart = *job;
+    int64_t rows = job->in.rows, ins = job->in.columns, outs = job->out.columns;
+    struct gpu_tensor normed = gpu_empty(job->operand_dtype, rows, ins, true);
+    struct gpu_tensor out = gpu_empty(job->out.dtype, rows, outs, true);
+    struct gpu_tensor pair = gpu_empty(job->out.dtype, rows, 2 * outs, true);
+    if (job->norm_weight.data) {
+        struct dip_cuda_norm_rms norm = {.out = normed.view,
+                                         .in = job->in,
+                                         .weight = norm_weight->device,
+                                         .group = ins,
+                                         .eps = job->norm_eps};
+        gpu_ok(dip_cuda_norm_rms(gpu_stream, &norm));
+        apart.in = normed.view;
+        apart.norm_weight.data = NULL;
+    }
+    apart.out = job->is_gated ? pair.view : out.view;
+    apart.is_gated = false;
+    gpu_ok(dip_cuda_linear(gpu_stream, &apart));
+    if (job->is_gated) {
+        struct dip_cuda_silu_mul mul = {.out = out.view, .gate = pair.view, .up = pair.view};
+        mul.gate.columns = mul.up.columns = outs;
+        mul.up.data = (char *)pair.view.data + (size_t)outs * dip_dtype_bytes(job->out.dtype);
+        gpu_ok(dip_cuda_silu_mul(gpu_stream, &mul));
+    }
+    return gpu_fetch(&out);
+}
+
+/* A norm before and a gate behind change no bit, whichever kernels the sizes choose. */
+static void test_folded(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 40; i++) {
+        int64_t rows = GPU_PICK(1, 2, 4, 5, 16, 17, 40), outs = GPU_PICK(1, 7, 8, 16, 31, 70);
+        int64_t ins = GPU_PICK(7, 64, 136, 1024, 1032);
+        bool is_gated = i % 3 > 0, is_normed = i % 3 != 1, is_aligned = gpu_int(0, 2) > 0;
+        enum dip_dtype act = gpu_act();
+        struct gpu_tensor in = gpu_random(is_normed ? gpu_act() : act, rows, ins, is_aligned);
+        struct gpu_tensor weight = gpu_random(gpu_int(0, 3) ? DIP_BF16 : DIP_F32,
+                                              is_gated ? 2 * outs : outs, ins, is_aligned);
+        struct gpu_param norm_weight = gpu_param(gpu_weight(), ins, 1.0f);
+        struct gpu_tensor out = gpu_empty(gpu_act(), rows, outs, is_aligned);
+        struct dip_cuda_linear job = {.out = out.view,
+                                      .in = in.view,
+                                      .weight = {weight.view.data, weight.view.dtype},
+                                      .weight_stride = weight.view.stride,
+                                      .chunk_count = 1,
+                                      .is_gated = is_gated,
+                                      .is_early = true,
+                                      .norm_eps = 1e-6f,
+                                      .operand_dtype = act,
+                                      .scratch = gpu_scratch};
+        if (is_normed)
+            job.norm_weight = norm_weight.device;
+        gpu_ok(dip_cuda_linear(gpu_stream, &job));
+        gpu_same(gpu_fetch(&out), one_by_one(&job, &norm_weight), rows * outs);
+        gpu_reset();
+    }
+}
+
 static void test_grouped(void **state)
 {
     (void)state;
@@ -219,9 +282,8 @@ int main(void)
 {
     gpu_require();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_definition),
-        cmocka_unit_test(test_alone),
-        cmocka_unit_test(test_ranks),
+        cmocka_unit_test(test_definition), cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_ranks),      cmocka_unit_test(test_folded),
         cmocka_unit_test(test_grouped),
     };
     return cmocka_run_group_tests(tests, gpu_start, gpu_stop);

@@ -19,6 +19,10 @@ if(DIPTYCH_SANITIZE)
 endif()
 set_target_properties(cuda_kernels_emulated PROPERTIES COMPILE_OPTIONS "${emulated_options}" CXX_STANDARD 17
                       POSITION_INDEPENDENT_CODE ON)
+if(DIPTYCH_SANITIZE MATCHES "thread") # emulated threads are its fibers; see fibers.cpp
+  set_source_files_properties(tests/cuda_emulator/fibers.cpp PROPERTIES COMPILE_OPTIONS
+                              "-fno-sanitize=all;-DDIP_EMULATOR_TSAN")
+endif()
 target_include_directories(cuda_kernels_emulated PUBLIC ${CMAKE_SOURCE_DIR})
 target_include_directories(cuda_kernels_emulated SYSTEM PUBLIC ${CMAKE_SOURCE_DIR}/tests/cuda_emulator)
 target_link_libraries(cuda_kernels_emulated PUBLIC Threads::Threads)
