@@ -38,6 +38,8 @@ static void on_machine(void *context, const struct dip_bench_limits *machine)
     dip__json_int(w, "threads", machine->threads);
     dip__json_real(w, "read_bytes_s", machine->read_bytes_s, 6);
     dip__json_real(w, "fma_flops_s", machine->fma_flops_s, 6);
+    if (machine->launch_s > 0)
+        dip__json_real(w, "launch_s", machine->launch_s, 9);
     dip__json_close(w, '}');
     dip__json_open(w, "rows", '[');
 }

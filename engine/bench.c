@@ -138,12 +138,22 @@ enum dip_status dip__bench_reserve(const struct dip__bench *bench, size_t bytes,
     return DIP_OK;
 }
 
-struct dip_tensor dip__bench_normals(struct dip_arena *arena, int64_t rows, int64_t columns)
+enum dip_status dip__bench_normals(const struct dip__bench *bench, struct dip_arena *arena,
+                                   int64_t rows, int64_t columns, struct dip_tensor *ret_tensor)
 {
     struct dip_tensor t = dip__place_rows(arena, rows, columns);
+    struct dip_tensor host = t;
     struct dip_rng_key key = {.seed = arena->used_bytes, .purpose = DIP_RNG_TEST};
-    dip_rng_normals(&key, t.data, (size_t)(rows * columns));
-    return t;
+    host.data = calloc((size_t)(rows * columns), sizeof(float));
+    if (!host.data)
+        return DIP_NO_MEMORY;
+    dip_rng_normals(&key, host.data, (size_t)(rows * columns));
+    enum dip_status status = dip_copy(bench->stream, t, host);
+    if (!status)
+        status = dip_wait(bench->stream);
+    free(host.data);
+    *ret_tensor = t;
+    return status;
 }
 
 /* ---- parts ---- */
@@ -225,6 +235,7 @@ static enum dip_status limits_measure(struct dip__bench *bench)
         .read_bytes_s = rates.read_bytes_per_s,
         .copy_bytes_s = rates.copy_bytes_per_s,
         .fma_flops_s = rates.flops_per_s,
+        .launch_s = rates.launch_s,
     };
     return DIP_OK;
 }

@@ -26,7 +26,9 @@ struct dip_bench_limits {
     int threads;
     double read_bytes_s; /* reading in order, all threads, beyond any cache */
     double copy_bytes_s; /* copying, bytes read plus bytes written */
-    double fma_flops_s;  /* f32 multiply-adds from registers, all threads; one is two operations */
+    double fma_flops_s;  /* f32 multiply-adds from registers, all threads; one is two operations. Of
+                            a GPU: products of large bf16 matrices */
+    double launch_s;     /* of a GPU: from one tiny kernel to the next; else 0 */
 };
 
 /* One figure. Times: share = bound / value, rates: share = value / bound; 1 is the limit. */

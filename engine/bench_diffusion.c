@@ -93,11 +93,12 @@ static enum dip_status step_prepare(const struct dip__bench *bench, struct dip_a
 {
     const struct dip_model *m = bench->model;
     int64_t cells = (int64_t)run->edge * run->edge * m->config.dit.latent_channels;
-    run->latent = dip__bench_normals(arena, BATCH_MAX, cells);
+    struct dip_tensor condition;
+    DIP_TRY(dip__bench_normals(bench, arena, BATCH_MAX, cells, &run->latent));
     run->uncond = dip__place_rows(arena, BATCH_MAX, cells);
     run->cond = dip__place_rows(arena, BATCH_MAX, cells);
-    struct dip_tensor condition =
-        dip__bench_normals(arena, run->context_rows, m->config.dit.caption_channels);
+    DIP_TRY(dip__bench_normals(bench, arena, run->context_rows, m->config.dit.caption_channels,
+                               &condition));
     void *memory = dip__place(arena, dip_dit_context_bytes(m->dit, run->context_rows));
     size_t left = arena->bytes - arena->used_bytes;
     dip_arena_init(&run->scratch, dip__place(arena, left), left);

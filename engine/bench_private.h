@@ -57,7 +57,9 @@ DIP_MUST_USE enum dip_status dip__bench_reserve(const struct dip__bench *bench, 
                                                 struct dip_mem *ret_mem,
                                                 struct dip_arena *ret_arena);
 /* Rows of standard normals: what a benchmark computes on is random, never zero. */
-struct dip_tensor dip__bench_normals(struct dip_arena *arena, int64_t rows, int64_t columns);
+DIP_MUST_USE enum dip_status dip__bench_normals(const struct dip__bench *bench,
+                                                struct dip_arena *arena, int64_t rows,
+                                                int64_t columns, struct dip_tensor *ret_tensor);
 
 /* ---- parts ---- */
 

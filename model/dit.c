@@ -252,24 +252,36 @@ enum dip_status dip_dit_place(struct dip_dit *dit, struct dip_stream *s, struct 
 
 /* ---- small steps ---- */
 
+/* rows_per_item: the tokens of a picture or the rows of a context, which are never cut apart. */
+static enum dip_status project_items(struct dip_stream *s, struct dip_tensor out,
+                                     struct dip_tensor in, const struct projection *p,
+                                     enum dip_act act, int64_t rows_per_item)
+{
+    return dip_linear(s, &(struct dip_linear_args){.out = out,
+                                                   .in = in,
+                                                   .weight = p->weight,
+                                                   .bias = p->has_bias ? &p->bias : NULL,
+                                                   .act = act,
+                                                   .rows_per_item = rows_per_item});
+}
+
+/* Rows that may come alone. */
 static enum dip_status project(struct dip_stream *s, struct dip_tensor out, struct dip_tensor in,
                                const struct projection *p, enum dip_act act)
 {
-    return dip_linear(s, &(struct dip_linear_args){.out = out,
-                                                   .in = in,
-                                                   .weight = p->weight,
-                                                   .bias = p->has_bias ? &p->bias : NULL,
-                                                   .act = act});
+    return project_items(s, out, in, p, act, 1);
 }
 
 static enum dip_status project_added(struct dip_stream *s, struct dip_tensor out,
-                                     struct dip_tensor in, const struct projection *p)
+                                     struct dip_tensor in, const struct projection *p,
+                                     int64_t rows_per_item)
 {
     return dip_linear(s, &(struct dip_linear_args){.out = out,
                                                    .in = in,
                                                    .weight = p->weight,
                                                    .bias = p->has_bias ? &p->bias : NULL,
-                                                   .is_added = true});
+                                                   .is_added = true,
+                                                   .rows_per_item = rows_per_item});
 }
 
 static enum dip_status norm(struct dip_stream *s, struct dip_tensor x, struct dip_tensor weight,
@@ -308,9 +320,10 @@ static struct caption carve_caption(const struct dip_dit *d, int64_t rows,
 static enum dip_status project_caption(const struct dip_dit *d, struct dip_stream *s,
                                        const struct caption *t, struct dip_tensor condition)
 {
+    int64_t rows = dip_tensor_rows(condition);
     DIP_TRY(dip__cast(s, t->cast, &condition));
-    DIP_TRY(project(s, t->inner, condition, &d->caption_in, DIP_ACT_GELU_TANH));
-    DIP_TRY(project(s, t->out, t->inner, &d->caption_out, DIP_ACT_NONE));
+    DIP_TRY(project_items(s, t->inner, condition, &d->caption_in, DIP_ACT_GELU_TANH, rows));
+    DIP_TRY(project_items(s, t->out, t->inner, &d->caption_out, DIP_ACT_NONE, rows));
     return norm(s, t->out, d->caption_norm, CAPTION_EPS);
 }
 
@@ -338,9 +351,9 @@ static enum dip_status context_fill(const struct dip_dit *dit, struct dip_stream
         const struct attention *a = &dit->blocks[i].cross;
         struct dip_tensor k = dip_rows_slice(context->k, i * rows, rows);
         struct dip_tensor v = dip_rows_slice(context->v, i * rows, rows);
-        DIP_TRY(project(s, k, c, &a->k, DIP_ACT_NONE));
+        DIP_TRY(project_items(s, k, c, &a->k, DIP_ACT_NONE, rows));
         DIP_TRY(norm(s, k, a->k_norm, QK_EPS));
-        DIP_TRY(project(s, v, c, &a->v, DIP_ACT_NONE));
+        DIP_TRY(project_items(s, v, c, &a->v, DIP_ACT_NONE, rows));
     }
     return DIP_OK;
 }
@@ -582,10 +595,10 @@ static enum dip_status project_qkv(struct dip_stream *s, const struct attention 
     int64_t rows = dip_tensor_rows(z);
     struct projection all = {0};
     if (dip__join(parts, 3, &all.weight))
-        return project(s, dip_rows_slice(p->qkv, 0, rows), z, &all, DIP_ACT_NONE);
-    DIP_TRY(project(s, dip_rows_slice(p->q, 0, rows), z, &a->q, DIP_ACT_NONE));
-    DIP_TRY(project(s, dip_rows_slice(p->k, 0, rows), z, &a->k, DIP_ACT_NONE));
-    return project(s, dip_rows_slice(p->v, 0, rows), z, &a->v, DIP_ACT_NONE);
+        return project_items(s, dip_rows_slice(p->qkv, 0, rows), z, &all, DIP_ACT_NONE, p->tokens);
+    DIP_TRY(project_items(s, dip_rows_slice(p->q, 0, rows), z, &a->q, DIP_ACT_NONE, p->tokens));
+    DIP_TRY(project_items(s, dip_rows_slice(p->k, 0, rows), z, &a->k, DIP_ACT_NONE, p->tokens));
+    return project_items(s, dip_rows_slice(p->v, 0, rows), z, &a->v, DIP_ACT_NONE, p->tokens);
 }
 
 /* Linear attention over the first `rows` rows: all, or one branch. */
@@ -613,7 +626,7 @@ static enum dip_status attend_self(const struct dip_dit *d, struct dip_stream *s
                                                                   .head_dim = c->head_dim,
                                                                   .head_stride = c->head_dim,
                                                                   .rows_per_item = p->tokens}));
-    DIP_TRY(project(s, q, z, &a->out, DIP_ACT_NONE));
+    DIP_TRY(project_items(s, q, z, &a->out, DIP_ACT_NONE, p->tokens));
     return add_gated(s, p, q, mod_part(d, p, GATE_ATTN, items));
 }
 
@@ -632,7 +645,7 @@ static enum dip_status attend_context(const struct dip_dit *d, struct dip_stream
                                               .x = dip_rows_slice(d->null_cross, index, 1),
                                               .rows_per_item = p->half,
                                               .is_broadcast = true}));
-    DIP_TRY(project(s, q, h, &a->q, DIP_ACT_NONE));
+    DIP_TRY(project_items(s, q, h, &a->q, DIP_ACT_NONE, p->tokens));
     DIP_TRY(norm(s, q, a->q_norm, QK_EPS));
     for (int64_t b = 0; b < p->batch; b++) {
         int64_t rows = contexts[b]->row_count;
@@ -644,7 +657,7 @@ static enum dip_status attend_context(const struct dip_dit *d, struct dip_stream
                                         .heads = c->cross_heads,
                                         .head_dim = c->cross_head_dim}));
     }
-    return project_added(s, h, out, &a->out);
+    return project_added(s, h, out, &a->out, p->tokens);
 }
 
 static enum dip_status feed_forward(const struct dip_dit *d, struct dip_stream *s,
@@ -653,14 +666,14 @@ static enum dip_status feed_forward(const struct dip_dit *d, struct dip_stream *
     int64_t items = 2 * p->batch;
     DIP_TRY(modulate(d, s, p, 2 * p->half, mod_part(d, p, SHIFT_FF, items),
                      mod_part(d, p, SCALE_FF, items)));
-    DIP_TRY(project(s, p->wide, p->z, &b->inverted, DIP_ACT_SILU));
+    DIP_TRY(project_items(s, p->wide, p->z, &b->inverted, DIP_ACT_SILU, p->tokens));
     DIP_TRY(dip_conv_depthwise(s, &(struct dip_conv_depthwise_args){
                                       .out = dip__as_image(p->gated, items, p->height, p->width),
                                       .in = dip__as_image(p->wide, items, p->height, p->width),
                                       .weight = b->depth,
                                       .bias = &b->depth_bias,
                                       .is_gated = true}));
-    DIP_TRY(project(s, p->z, p->gated, &b->point, DIP_ACT_NONE));
+    DIP_TRY(project_items(s, p->z, p->gated, &b->point, DIP_ACT_NONE, p->tokens));
     return add_gated(s, p, p->z, mod_part(d, p, GATE_FF, items));
 }
 

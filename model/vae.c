@@ -373,7 +373,9 @@ static enum dip_status run_res(struct dip_stream *s, const struct res_block *b,
 static enum dip_status linear(struct dip_stream *s, struct dip_tensor out, struct dip_tensor in,
                               struct dip_tensor weight)
 {
-    return dip_linear(s, &(struct dip_linear_args){.out = out, .in = in, .weight = weight});
+    return dip_linear(
+        s, &(struct dip_linear_args){
+               .out = out, .in = in, .weight = weight, .rows_per_item = dip_tensor_rows(in)});
 }
 
 /* Columns 0..3C-1 of t->qkv are the fused projection, 3C..6C-1 the same after a depthwise
@@ -434,7 +436,8 @@ static enum dip_status run_vit_ffn(struct dip_stream *s, const struct vit_block 
                                                     .in = p->x,
                                                     .weight = b->inverted,
                                                     .bias = &b->inverted_bias,
-                                                    .act = DIP_ACT_SILU}));
+                                                    .act = DIP_ACT_SILU,
+                                                    .rows_per_item = dip_tensor_rows(p->x)}));
     DIP_TRY(dip_conv_depthwise(s, &(struct dip_conv_depthwise_args){.out = as_image(p, t->gated),
                                                                     .in = as_image(p, t->wide),
                                                                     .weight = b->depth,

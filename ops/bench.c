@@ -8,6 +8,7 @@
 
 enum { CALLS_MIN = 8, CALLS_MAX = 20000 };
 static const double RESULT_SECONDS = 0.5; /* spent on one result, when that is more calls */
+enum { BLOCK_ELEMENTS = 1 << 16 };
 static const size_t SPREAD_BYTES = (size_t)192 << 20; /* more than the last-level cache */
 
 /* ---- what every measurement needs ---- */
@@ -81,11 +82,16 @@ static float next_value(struct bench *b)
     return (float)(b->seed >> 8) * 0x1p-24f - 0.49999f;
 }
 
-static struct dip_tensor random_rows(struct bench *b, enum dip_dtype dtype, int64_t rows,
-                                     int64_t columns)
+/* Bytes into device memory. An error shows at the next wait, which every measurement has. */
+static void put(struct bench *b, void *to, const void *from, size_t bytes)
 {
-    size_t count = (size_t)(rows * columns);
-    void *data = carve(b, count * dip_dtype_bytes(dtype));
+    struct dip_tensor source = dip_tensor_1d((void *)(uintptr_t)from, DIP_U8, (int64_t)bytes);
+    if (dip_copy(b->stream, dip_tensor_1d(to, DIP_U8, (int64_t)bytes), source))
+        return;
+}
+
+static void fill_random(struct bench *b, enum dip_dtype dtype, void *data, size_t count)
+{
     for (size_t i = 0; i < count; i++) {
         if (dtype == DIP_F32)
             ((float *)data)[i] = next_value(b);
@@ -93,6 +99,25 @@ static struct dip_tensor random_rows(struct bench *b, enum dip_dtype dtype, int6
             ((uint16_t *)data)[i] = dip_bf16_from_f32(next_value(b));
         else
             ((uint16_t *)data)[i] = (uint16_t)(0x3000 | (dip_f32_bits(next_value(b)) & 0x83ff));
+    }
+}
+
+/* Where the host cannot write, a block of random numbers is copied over and over. */
+static struct dip_tensor random_rows(struct bench *b, enum dip_dtype dtype, int64_t rows,
+                                     int64_t columns)
+{
+    size_t element = dip_dtype_bytes(dtype);
+    size_t count = (size_t)(rows * columns);
+    char *data = carve(b, count * element);
+    if (dip_device_reads_host(b->device)) {
+        fill_random(b, dtype, data, count);
+        return dip_rows(data, dtype, rows, columns);
+    }
+    static uint32_t block[BLOCK_ELEMENTS];
+    fill_random(b, dtype, block, BLOCK_ELEMENTS);
+    for (size_t i = 0; i < count; i += BLOCK_ELEMENTS) {
+        size_t some = count - i < BLOCK_ELEMENTS ? count - i : BLOCK_ELEMENTS;
+        put(b, data + i * element, block, some * element);
     }
     return dip_rows(data, dtype, rows, columns);
 }
@@ -151,8 +176,81 @@ static enum dip_status multiply(struct dip_stream *s, void *context, int64_t tur
     return DIP_OK;
 }
 
+/* ---- ceilings of a device with memory of its own ---- */
+
+enum { LAUNCHES = 1000, PRODUCT_EDGE = 8192 };
+static const int64_t COPIED_BYTES = (int64_t)1 << 30; /* in a third of the reservation each */
+
+struct accelerator {
+    struct dip_tensor from, to;        /* U8 */
+    struct dip_tensor out, in, weight; /* bf16 */
+};
+
+static enum dip_status copy_all(struct dip_stream *s, void *context, int64_t turn)
+{
+    const struct accelerator *a = context;
+    (void)turn;
+    return dip_copy(s, a->to, a->from);
+}
+
+static enum dip_status product(struct dip_stream *s, void *context, int64_t turn)
+{
+    const struct accelerator *a = context;
+    (void)turn;
+    return dip_linear(
+        s, &(struct dip_linear_args){
+               .out = a->out, .in = a->in, .weight = a->weight, .rows_per_item = PRODUCT_EDGE});
+}
+
+static enum dip_status launches(struct dip_stream *s, void *context, int64_t turn)
+{
+    const struct accelerator *a = context;
+    (void)turn;
+    struct dip_tensor one = dip_rows_slice(dip_columns_slice(a->out, 0, 1), 0, 1);
+    for (int i = 0; i < LAUNCHES; i++)
+        DIP_TRY(dip_fill(s, one, 1.0f));
+    return DIP_OK;
+}
+
+/* Copies of 1 GB, products of 8192 cubed in bf16, and the smallest kernel a thousand times. */
+static enum dip_status measure_accelerator(struct dip_device *device,
+                                           struct dip_bench_machine *ret_machine)
+{
+    struct bench b;
+    struct accelerator a;
+    int64_t n = PRODUCT_EDGE;
+    double copy = 0.0;
+    double multiply_s = 0.0;
+    double launch = 0.0;
+    enum dip_dtype dtype = dip_device_activation(device);
+    enum dip_status status = bench_open(device, (size_t)(3 * COPIED_BYTES), &b);
+    if (!status) {
+        a.in = random_rows(&b, dtype, n, n);
+        a.weight = random_rows(&b, dtype, n, n);
+        a.out = random_rows(&b, dtype, n, n);
+        a.from = dip_tensor_1d((char *)b.mem.base + COPIED_BYTES, DIP_U8, COPIED_BYTES);
+        a.to = dip_tensor_1d((char *)b.mem.base + 2 * COPIED_BYTES, DIP_U8, COPIED_BYTES);
+        status = measure(b.stream, &(struct work){copy_all, &a}, &copy);
+    }
+    if (!status)
+        status = measure(b.stream, &(struct work){product, &a}, &multiply_s);
+    if (!status)
+        status = measure(b.stream, &(struct work){launches, &a}, &launch);
+    if (!status)
+        *ret_machine = (struct dip_bench_machine){
+            .threads = 1,
+            .read_bytes_per_s = 2.0 * (double)COPIED_BYTES / copy,
+            .copy_bytes_per_s = 2.0 * (double)COPIED_BYTES / copy,
+            .flops_per_s = 2.0 * (double)n * (double)n * (double)n / multiply_s,
+            .launch_s = launch / LAUNCHES};
+    bench_close(&b);
+    return status;
+}
+
 enum dip_status dip_bench_machine(struct dip_device *device, struct dip_bench_machine *ret_machine)
 {
+    if (!dip_device_reads_host(device))
+        return measure_accelerator(device, ret_machine);
     struct bench b;
     struct ceiling c = {0};
     double read = 0.0;
@@ -209,7 +307,7 @@ static struct moving moving_rows(struct bench *b, enum dip_dtype dtype, int64_t 
     m.data = random_rows(b, dtype, rows, columns).data;
     m.bytes = padded((size_t)(rows * columns) * dip_dtype_bytes(dtype));
     for (int64_t i = 1; i < copies; i++)
-        memcpy(carve(b, m.bytes), m.data, m.bytes);
+        put(b, carve(b, m.bytes), m.data, m.bytes);
     return m;
 }
 
@@ -244,10 +342,12 @@ enum dip_status dip_bench_linear(struct dip_device *device, const struct dip_ben
                    &b);
     if (status)
         goto out;
-    struct linear l = {.args = {.in = random_f32(&b, shape->rows, shape->ins),
-                                .out = random_f32(&b, shape->rows, shape->outs),
-                                .chunk_count = shape->chunk_count},
-                       .weights = moving_rows(&b, shape->dtype, copies, shape->outs, shape->ins)};
+    struct linear l = {
+        .args = {.in = random_rows(&b, dip_device_activation(device), shape->rows, shape->ins),
+                 .out = random_rows(&b, dip_device_activation(device), shape->rows, shape->outs),
+                 .chunk_count = shape->chunk_count,
+                 .rows_per_item = shape->rows},
+        .weights = moving_rows(&b, shape->dtype, copies, shape->outs, shape->ins)};
     l.args.weight = dip_rows(l.weights.data, shape->dtype, shape->outs, shape->ins);
     double seconds = 0.0;
     status = measure(b.stream, &(struct work){call_linear, &l}, &seconds);
@@ -371,6 +471,8 @@ static enum dip_status call_conv(struct dip_stream *s, void *context, int64_t tu
 enum dip_status dip_bench_conv(struct dip_device *device, const struct dip_bench_conv *shape,
                                struct dip_bench_result *ret_result)
 {
+    if (!dip_device_reads_host(device))
+        return DIP_UNSUPPORTED;
     struct bench b;
     int64_t in_pixels = shape->height * shape->width;
     int64_t out_pixels = in_pixels * shape->upsample * shape->upsample;

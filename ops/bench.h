@@ -7,12 +7,14 @@
 
 #include "ops/ops.h"
 
-/* Ceilings with all threads of the device. */
+/* Ceilings with all threads of the device; reading is copying on a GPU. */
 struct dip_bench_machine {
     int threads;
     double read_bytes_per_s; /* in order, beyond any cache */
     double copy_bytes_per_s; /* the same, bytes read plus bytes written */
-    double flops_per_s;      /* independent f32 multiply-adds in registers */
+    double flops_per_s;      /* independent f32 multiply-adds in registers; of a GPU, the products
+                                of its largest matrices in its own dtype, by what computes them */
+    double launch_s;         /* of a GPU: from one tiny kernel to the next */
 };
 
 /* Takes about a second and 512 MB. Errors: NO_MEMORY. */

@@ -163,7 +163,7 @@ enum dip_status dip_comm_gather(struct dip_comm *comm, struct dip_stream *s, str
         return dip__comm_link_gather(comm, s, all.data, mine.data, bytes);
     DIP_TRY(dip_wait(s));
     for (size_t done = 0; done < bytes;) {
-        const void *views[DIP_COMM_RANKS_MAX];
+        const void *views[DIP_COMM_RANKS_MAX] = {NULL};
         size_t count = piece_bytes(bytes - done);
         const void *piece = (const char *)mine.data + done;
         DIP_TRY(dip__comm_to_host(comm, s, &piece, count));
@@ -234,7 +234,7 @@ enum dip_status dip_comm_sum(struct dip_comm *comm, struct dip_stream *s, struct
         return dip__comm_link_sum(comm, s, partial.data, bytes);
     DIP_TRY(dip_wait(s));
     for (size_t done = 0; done < bytes;) {
-        const void *views[DIP_COMM_RANKS_MAX];
+        const void *views[DIP_COMM_RANKS_MAX] = {NULL};
         size_t count = piece_bytes(bytes - done);
         char *at = (char *)partial.data + done;
         const void *piece = at;

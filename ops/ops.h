@@ -165,6 +165,9 @@ struct dip_linear_args {
     enum dip_act act;
     int chunk_count;
     bool is_added;
+    int64_t rows_per_item; /* rows that are never computed apart (the tokens of a picture); 0 = 1.
+                              How a product is computed may depend on it, never on R: a row's bits
+                              do not know how many items there are */
 };
 DIP_MUST_USE enum dip_status dip_linear(struct dip_stream *s, const struct dip_linear_args *a);
 

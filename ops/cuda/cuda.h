@@ -34,7 +34,8 @@ struct dip__cuda {
     int processor_count;
     struct dip_mem ranges[DIP__CUDA_RANGES_MAX];
     int range_count;
-    struct dip_pool *readers; /* DIP__CUDA_READERS threads, asleep but for large copies */
+    struct dip__cuda_library *library; /* cuBLASLt; NULL in a build without */
+    struct dip_pool *readers;          /* DIP__CUDA_READERS threads, asleep but for large copies */
     bool is_dead;
 };
 
@@ -96,6 +97,12 @@ DIP_MUST_USE enum dip_status dip__cuda_check(struct dip_device *device, cudaErro
 
 /* Memory of this device, as against the host's. */
 bool dip__cuda_owns(const struct dip_device *device, const void *data);
+
+/* ---- products (linear.c) ---- */
+
+struct dip__cuda_library;
+enum dip_status dip__cuda_library_open(struct dip_device *device);
+void dip__cuda_library_close(struct dip_device *device);
 
 /* ---- the table ---- */
 

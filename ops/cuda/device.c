@@ -78,9 +78,11 @@ enum dip_status dip__cuda_open(struct dip_device *device, const struct dip_devic
     device->class_name = cuda->class_name;
     device->threads = 1;
     enum dip_status status = dip_pool_new(DIP__CUDA_READERS, &cuda->readers);
+    if (!status)
+        status = dip__cuda_library_open(device);
     if (status) {
         dip__cuda_close(device);
-        return dip_fail(why, status, "no threads to read weights with");
+        return dip_fail(why, status, "no memory for the CUDA backend's threads and libraries");
     }
     return DIP_OK;
 }
@@ -91,6 +93,7 @@ void dip__cuda_close(struct dip_device *device)
     if (!cuda)
         return;
     dip_assert(cuda->range_count == 0 || cuda->is_dead); /* everything was released before */
+    dip__cuda_library_close(device);
     dip_pool_free(cuda->readers);
     free(cuda);
 }
