@@ -34,6 +34,11 @@ foreach(source ${sources})
   target_link_libraries(test_cuda_${name} PRIVATE cuda_kernels_emulated kernels base PkgConfig::CMOCKA)
   add_test(NAME cuda/${name} COMMAND test_cuda_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(cuda/${name} PROPERTIES LABELS prop TIMEOUT 300 SKIP_RETURN_CODE 77)
+  if(TARGET cuda_kernels) # for tools/gpu-check
+    add_executable(gpu_${name} ${source} $<TARGET_OBJECTS:cuda_kernels>)
+    target_include_directories(gpu_${name} SYSTEM PRIVATE ${toolkit}/include)
+    target_link_libraries(gpu_${name} PRIVATE kernels base ${CUDART_LIBRARY} PkgConfig::CMOCKA)
+  endif()
 endforeach()
 
 # What judges the CPU judges the emulated GPU: the golden tests of every stage, in f32 and in bf16. The first panel is
