@@ -106,7 +106,7 @@ static enum dip_status start(struct coordinator *c, struct dip_why *why)
     const char *name = strrchr(c->model, '/');
     c->facts.model = name ? name + 1 : c->model;
     c->facts.options = o;
-    c->facts.has_registry = o->etcd != NULL;
+    c->facts.enrolled = &c->enrolled;
     return dip__enrol_coordinator(o, c->name, c->loop, c->daemon, c->observed.log, why,
                                   &c->enrolled);
 }
@@ -123,7 +123,6 @@ static void look_around(struct coordinator *c)
     bool is_ready = dip_coordinator_daemon_is_ready(c->daemon);
     bool is_leading = dip_coordinator_daemon_is_leading(c->daemon);
     dip__enrolled_look(&c->enrolled, 0);
-    c->facts.is_registry_up = dip__enrolled_is_up(&c->enrolled);
     dip__observe_beat(&c->observed, dip_coordinator_daemon_is_serving(c->daemon), false);
     c->facts.leader_changes += is_leading != c->was_leading;
     c->was_leading = is_leading;

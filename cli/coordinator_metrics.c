@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "cli/daemon.h"
 #include "cli/observe.h"
+#include "cli/registry.h"
 #include "coordinator/daemon.h"
 #include "net/rpc_call.h"
 
@@ -41,8 +42,11 @@ enum row {
     IS_LEADER,
     EPOCH,
     LEADER_CHANGES,
-    ETCD_UP,
-    CERTIFICATE,
+    FENCED,
+    WATCHDOG,
+    REBUILD,
+    REGISTRY,
+    CERTIFICATE = REGISTRY + REGISTRY_METRICS,
     FORWARDED,
     STALLED,
     PREVIEWS_DROPPED,
@@ -157,7 +161,20 @@ const struct dip_metric_row dip__coordinator_rows[] = {
                         COUNTER,
                         "Times that this one began or ceased to lead.",
                         {NULL}},
-    [ETCD_UP] = {"diptych_etcd_up", GAUGE, "1 while the registry answers.", {NULL}},
+    [FENCED] =
+        {"diptych_fenced_messages_total",
+         COUNTER,
+         "Messages refused because a later leader, or a later start of their sender, is known.",
+         {"kind"}},
+    [WATCHDOG] = {"diptych_watchdog_fired_total",
+                  COUNTER,
+                  "Workers given up because nothing was heard of them, or they made no step.",
+                  {"reason"}},
+    [REBUILD] = {"diptych_comm_rebuild_seconds",
+                 HISTOGRAM,
+                 "From the loss of a tensor-parallel group until it stands again.",
+                 {NULL}},
+    REGISTRY_METRIC_ROWS(REGISTRY),
     [CERTIFICATE] = CERTIFICATE_METRIC_ROW,
     [FORWARDED] = {"diptych_forwarded_calls_total",
                    COUNTER,
@@ -387,6 +404,19 @@ static void put_work(struct dip_metrics *m, const struct dip_front_stats *stats,
     dip_metrics_value(m, POISONED, NULL, (double)stats->failed[DIP_REASON_POISONED]);
 }
 
+static void put_links(struct dip_metrics *m, const struct dip_coordinator_daemon *daemon,
+                      const struct dip_front_stats *stats)
+{
+    struct dip_hub_stats links = dip_coordinator_daemon_links(daemon);
+    dip_metrics_value(m, FENCED, (const char *const[]){"epoch"},
+                      (double)(links.fenced_epochs + stats->stale_joins));
+    dip_metrics_value(m, FENCED, (const char *const[]){"incarnation"},
+                      (double)links.fenced_incarnations);
+    dip_metrics_value(m, WATCHDOG, (const char *const[]){"silent"}, (double)links.silent);
+    dip_metrics_value(m, WATCHDOG, (const char *const[]){"stuck"}, (double)links.stuck);
+    put_histogram(m, REBUILD, NULL, &stats->group_rebuild);
+}
+
 void dip__coordinator_page(struct observed *observed, const struct dip_coordinator_daemon *daemon,
                            const struct coordinator_facts *facts)
 {
@@ -402,7 +432,8 @@ void dip__coordinator_page(struct observed *observed, const struct dip_coordinat
     dip_metrics_value(m, EPOCH, NULL,
                       is_leading ? (double)dip_coordinator_daemon_epoch(daemon) : 0);
     dip_metrics_value(m, LEADER_CHANGES, NULL, (double)facts->leader_changes);
-    dip_metrics_value(m, ETCD_UP, NULL, facts->has_registry && facts->is_registry_up);
+    put_links(m, daemon, stats);
+    dip__enrolled_metrics(facts->enrolled, observed, REGISTRY);
     dip__observe_certificates(observed, facts->options, CERTIFICATE);
     dip_metrics_value(m, FORWARDED, NULL, (double)stats->forwarded);
     dip_metrics_value(m, STALLED, NULL, (double)stats->streams_stalled);

@@ -32,13 +32,14 @@ DIP_MUST_USE enum dip_status dip__daemon_degrees(const char *directory, int degr
 /* Metrics of a coordinator, as one page. */
 struct dip_coordinator_daemon;
 struct observed;
+struct enrolled;
 extern const struct dip_metric_row dip__coordinator_rows[];
 extern const int dip__coordinator_row_count;
 struct coordinator_facts {
     const struct options *options;
     const char *model;
     uint64_t leader_changes;
-    bool has_registry, is_registry_up;
+    const struct enrolled *enrolled;
 };
 void dip__coordinator_page(struct observed *observed, const struct dip_coordinator_daemon *daemon,
                            const struct coordinator_facts *facts);

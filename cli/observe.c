@@ -139,6 +139,34 @@ void dip__observe_certificates(struct observed *observed, const struct options *
     }
 }
 
+/* ---- distributions ---- */
+
+void dip__observe_times(struct observed *observed, int row, const char *label,
+                        const struct dip_times *times)
+{
+    uint64_t counts[DIP_TIMES_BUCKETS];
+    double bounds[DIP_TIMES_BUCKETS];
+    for (int i = 0; i < DIP_TIMES_BUCKETS; i++) {
+        counts[i] = dip_counter_get(&times->counts[i]);
+        bounds[i] = (double)(DIP_TIMES_NS_FIRST << i) / (double)DIP_SECOND_NS;
+    }
+    dip_metrics_histogram(observed->metrics, row, &label, bounds, counts, DIP_TIMES_BUCKETS,
+                          (double)dip_counter_get(&times->sum_ns) / (double)DIP_SECOND_NS);
+}
+
+void dip__observe_sizes(struct observed *observed, int row, const char *label,
+                        const struct dip_sizes *sizes)
+{
+    uint64_t counts[DIP_SIZES_BUCKETS];
+    double bounds[DIP_SIZES_BUCKETS];
+    for (int i = 0; i < DIP_SIZES_BUCKETS; i++) {
+        counts[i] = dip_counter_get(&sizes->counts[i]);
+        bounds[i] = (double)(UINT64_C(1) << i);
+    }
+    dip_metrics_histogram(observed->metrics, row, &label, bounds, counts, DIP_SIZES_BUCKETS,
+                          (double)dip_counter_get(&sizes->sum));
+}
+
 /* ---- the process ---- */
 
 /* Pages of memory in use: the second number of the file. */
@@ -171,7 +199,7 @@ void dip__observe_process(struct observed *observed, int first)
 {
     static double begin_s;
     struct rusage used;
-    const char *version[] = {DIP_VERSION};
+    const char *version[] = {DIP_VERSION, DIP_COMMIT};
     struct dip_metrics *m = observed->metrics;
     if (begin_s == 0)
         begin_s = (double)dip_clock_unix_ns() / (double)DIP_SECOND_NS;

@@ -56,11 +56,20 @@ void dip__observe_beat(struct observed *observed, bool is_ready, bool is_stuck);
     }
 void dip__observe_certificates(struct observed *observed, const struct options *options, int row);
 
+/* Distributions that another thread writes. `label` is NULL when the row has none. */
+void dip__observe_times(struct observed *observed, int row, const char *label,
+                        const struct dip_times *times);
+void dip__observe_sizes(struct observed *observed, int row, const char *label,
+                        const struct dip_sizes *sizes);
+
 /* ---- the families that every process has; at the end of its table ---- */
 
 #define PROCESS_METRIC_ROWS(first)                                                                 \
     [(first) +                                                                                     \
-        0] = {"diptych_build_info", DIP_METRIC_GAUGE, "1, with what is running.", {"version"}},    \
+        0] = {"diptych_build_info",                                                                \
+              DIP_METRIC_GAUGE,                                                                    \
+              "1, with what is running.",                                                          \
+              {"version", "commit"}},                                                              \
         [(first) + 1] = {"diptych_log_lines_dropped_total",                                        \
                          DIP_METRIC_COUNTER,                                                       \
                          "Log lines dropped because nobody took them in time.",                    \

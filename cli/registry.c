@@ -83,6 +83,35 @@ bool dip__enrolled_is_up(const struct enrolled *enrolled)
            !dip_registry_facts(enrolled->registry)->is_degraded;
 }
 
+/* ---- metrics ---- */
+
+static double seconds_left(int64_t end_ns)
+{
+    int64_t left_ns = end_ns - dip_clock_now_ns();
+    return left_ns > 0 ? (double)left_ns / (double)DIP_SECOND_NS : 0;
+}
+
+void dip__enrolled_metrics(const struct enrolled *enrolled, struct observed *observed, int first)
+{
+    static const char *const ops[] = {
+        [DIP_KV_GRANT] = "grant", [DIP_KV_KEEPALIVE] = "keepalive", [DIP_KV_REVOKE] = "revoke",
+        [DIP_KV_PUT] = "put",     [DIP_KV_DELETE] = "delete",       [DIP_KV_RANGE] = "range"};
+    static const struct dip_registry_facts no_facts;
+    static const struct dip_times no_times;
+    const struct dip_registry *r = enrolled->registry;
+    const struct dip_registry_facts *facts = r ? dip_registry_facts(r) : &no_facts;
+    struct dip_metrics *m = observed->metrics;
+    dip_metrics_value(m, first + 0, NULL, dip__enrolled_is_up(enrolled));
+    for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++)
+        dip__observe_times(observed, first + 1, ops[i],
+                           r ? dip_registry_times(r, (enum dip_kv_kind)i) : &no_times);
+    dip_metrics_value(m, first + 2, NULL, (double)facts->relists);
+    dip_metrics_value(m, first + 3, (const char *const[]){"member"},
+                      seconds_left(facts->member_lease_ns));
+    dip_metrics_value(m, first + 3, (const char *const[]){"leader"},
+                      seconds_left(facts->leader_lease_ns));
+}
+
 /* ---- epochs of a store that has forgotten ----
  *
  * The registry's epochs are revisions of its store and grow for as long as the store remembers. One

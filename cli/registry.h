@@ -7,6 +7,7 @@
 #pragma once
 
 #include "base/log.h"
+#include "cli/observe.h"
 #include "cli/options.h"
 #include "net/registry.h"
 
@@ -59,3 +60,26 @@ bool dip__enrolled_is_up(const struct enrolled *enrolled);
 /* Takes this process out, so that nobody waits for a lease to end; turns the loop for up to
  * grace_ns. Also when it never was in. */
 void dip__enrolled_leave(struct enrolled *enrolled, int64_t grace_ns);
+
+/* ---- metrics of the registry, also without one: all 0 ---- */
+
+#define REGISTRY_METRIC_ROWS(first)                                                                \
+    [(first) + 0] = {"diptych_etcd_up",                                                            \
+                     DIP_METRIC_GAUGE,                                                             \
+                     "1 while the registry answers; 0 also without one.",                          \
+                     {NULL}},                                                                      \
+               [(first) + 1] = {"diptych_etcd_request_duration_seconds",                           \
+                                DIP_METRIC_HISTOGRAM,                                              \
+                                "From a request of the registry to its answer, or its failure.",   \
+                                {"op"}},                                                           \
+               [(first) +                                                                          \
+                   2] = {"diptych_etcd_watch_resyncs_total",                                       \
+                         DIP_METRIC_COUNTER,                                                       \
+                         "Times all keys were listed again: now and then, or a watch was down.",   \
+                         {NULL}},                                                                  \
+               [(first) + 3] = {"diptych_lease_ttl_seconds",                                       \
+                                DIP_METRIC_GAUGE,                                                  \
+                                "What is left of a lease unless it is renewed; 0 = none is held.", \
+                                {"lease"}}
+enum { REGISTRY_METRICS = 4 };
+void dip__enrolled_metrics(const struct enrolled *enrolled, struct observed *observed, int first);

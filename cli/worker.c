@@ -18,16 +18,17 @@
 
 enum row {
     CONNECTED,
-    FENCED,
     STEPS,
     STEP_SECONDS,
+    BATCH_SIZE,
     PROGRESS,
     AR_BUSY,
     HINGES,
     DIFFUSION_BUSY,
     DEVICE,
-    ETCD_UP,
-    CERTIFICATE,
+    FENCED,
+    REGISTRY,
+    CERTIFICATE = REGISTRY + REGISTRY_METRICS,
     PROCESS
 };
 
@@ -36,10 +37,6 @@ static const struct dip_metric_row rows[] = {
                    DIP_METRIC_GAUGE,
                    "1 while the coordinator has taken it in.",
                    {NULL}},
-    [FENCED] = {"diptych_worker_fenced_total",
-                DIP_METRIC_COUNTER,
-                "Commands and greetings of leaders of the past that were refused.",
-                {NULL}},
     [STEPS] = {"diptych_worker_steps_total",
                DIP_METRIC_COUNTER,
                "AR and sampler steps since the start.",
@@ -48,6 +45,7 @@ static const struct dip_metric_row rows[] = {
                       DIP_METRIC_HISTOGRAM,
                       "How long steps took.",
                       {"role"}},
+    [BATCH_SIZE] = {"diptych_batch_size", DIP_METRIC_HISTOGRAM, "Images in a step.", {"role"}},
     [PROGRESS] = {"diptych_worker_last_progress_timestamp_seconds",
                   DIP_METRIC_GAUGE,
                   "When they last grew, in seconds since 1970; 0 = never.",
@@ -62,7 +60,12 @@ static const struct dip_metric_row rows[] = {
                 DIP_METRIC_GAUGE,
                 "1, with what computes.",
                 {"backend", "device"}},
-    [ETCD_UP] = {"diptych_etcd_up", DIP_METRIC_GAUGE, "1 while the registry answers.", {NULL}},
+    [FENCED] =
+        {"diptych_fenced_messages_total",
+         DIP_METRIC_COUNTER,
+         "Messages refused because a later leader, or a later start of their sender, is known.",
+         {"kind"}},
+    REGISTRY_METRIC_ROWS(REGISTRY),
     [CERTIFICATE] = CERTIFICATE_METRIC_ROW,
     PROCESS_METRIC_ROWS(PROCESS),
 };
@@ -131,18 +134,6 @@ static enum dip_status start(struct worker *w, struct dip_why *why)
     return dip__enrol_worker(o, w->daemon, w->observed.log, why, &w->enrolled);
 }
 
-static void put_steps(struct dip_metrics *m, const char *role, const struct dip_step_times *times)
-{
-    uint64_t counts[DIP_STEP_BUCKETS];
-    double bounds[DIP_STEP_BUCKETS];
-    for (int i = 0; i < DIP_STEP_BUCKETS; i++) {
-        counts[i] = dip_counter_get(&times->counts[i]);
-        bounds[i] = (double)(DIP_STEP_NS_FIRST << i) / (double)DIP_SECOND_NS;
-    }
-    dip_metrics_histogram(m, STEP_SECONDS, &role, bounds, counts, DIP_STEP_BUCKETS,
-                          (double)dip_counter_get(&times->sum_ns) / (double)DIP_SECOND_NS);
-}
-
 static void put_page(struct worker *w, const struct dip_worker_daemon_stats *stats)
 {
     struct dip_metrics *m = w->observed.metrics;
@@ -150,17 +141,21 @@ static void put_page(struct worker *w, const struct dip_worker_daemon_stats *sta
     int64_t age_ns = dip_clock_now_ns() - w->progress_ns;
     dip_metrics_begin(m);
     dip_metrics_value(m, CONNECTED, NULL, stats->is_connected);
-    dip_metrics_value(m, FENCED, NULL, (double)stats->fenced);
     dip_metrics_value(m, STEPS, NULL, (double)stats->steps_total);
-    put_steps(m, "ar", &stats->load->ar_steps);
-    put_steps(m, "diffusion", &stats->load->diffusion_steps);
+    dip__observe_times(&w->observed, STEP_SECONDS, "ar", &stats->load->ar_steps);
+    dip__observe_times(&w->observed, STEP_SECONDS, "diffusion", &stats->load->diffusion_steps);
+    dip__observe_sizes(&w->observed, BATCH_SIZE, "ar", &stats->load->ar_batches);
+    dip__observe_sizes(&w->observed, BATCH_SIZE, "diffusion", &stats->load->diffusion_batches);
     dip_metrics_value(m, PROGRESS, NULL,
                       stats->steps_total ? (double)(dip_clock_unix_ns() - age_ns) / 1e9 : 0);
     dip_metrics_value(m, AR_BUSY, NULL, stats->ar_busy);
     dip_metrics_value(m, HINGES, NULL, stats->hinges_held);
     dip_metrics_value(m, DIFFUSION_BUSY, NULL, stats->diffusion_busy);
     dip_metrics_value(m, DEVICE, labels, 1);
-    dip_metrics_value(m, ETCD_UP, NULL, dip__enrolled_is_up(&w->enrolled));
+    dip_metrics_value(m, FENCED, (const char *const[]){"epoch"}, (double)stats->fenced);
+    /* Only a leader meets earlier starts of others. */
+    dip_metrics_value(m, FENCED, (const char *const[]){"incarnation"}, 0);
+    dip__enrolled_metrics(&w->enrolled, &w->observed, REGISTRY);
     dip__observe_certificates(&w->observed, w->options, CERTIFICATE);
     dip__observe_process(&w->observed, PROCESS);
     if (dip_metrics_publish(m))

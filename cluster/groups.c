@@ -157,6 +157,8 @@ static void on_formed(struct dip_groups *g, struct group *group, int rank)
         return;
     group->state = DIP_GROUP_FORMED;
     group->formed_ns = g->now_ns;
+    g->rebuilt_ns = group->lost_ns ? g->now_ns - group->lost_ns : 0;
+    group->lost_ns = 0;
     for (int i = 0; i < group->size; i++)
         g->candidates[group->ranks[i]].unheard = 0;
 }
@@ -246,6 +248,7 @@ void dip_groups_feed(struct dip_groups *groups, int64_t now_ns, const struct dip
     dip_assert(g->action_index == g->action_count); /* the caller took every action */
     g->action_index = g->action_count = 0;
     g->now_ns = now_ns > g->now_ns ? now_ns : g->now_ns;
+    g->rebuilt_ns = 0;
     if (message->from >= (uint32_t)g->options.member_count_max)
         return;
     dispatch(g, message);
@@ -253,6 +256,11 @@ void dip_groups_feed(struct dip_groups *groups, int64_t now_ns, const struct dip
         if (has_deadline(&g->groups[i]) && g->groups[i].deadline_ns <= g->now_ns)
             on_timeout(g, &g->groups[i]);
     dip__groups_begin(g);
+}
+
+int64_t dip_groups_rebuilt_ns(const struct dip_groups *groups)
+{
+    return groups->rebuilt_ns;
 }
 
 bool dip_groups_next(struct dip_groups *groups, struct dip_group_action *ret_action)

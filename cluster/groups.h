@@ -95,6 +95,9 @@ struct dip_group_view {
     uint32_t ranks[DIP_GROUP_SIZE_MAX]; /* addresses, [size] */
 };
 
+/* How long the group had been gone that stands again with the last message; 0 = none does. */
+int64_t dip_groups_rebuilt_ns(const struct dip_groups *groups);
+
 /* index 0 ..; false beyond the last. */
 bool dip_groups_view(const struct dip_groups *groups, int index, struct dip_group_view *ret_view);
 

@@ -77,6 +77,8 @@ void dip__group_break(struct dip_groups *g, struct group *group, bool is_failure
         return;
     if (has_stood(g, group))
         group->failures = 0;
+    if (group->state == DIP_GROUP_FORMED)
+        group->lost_ns = g->now_ns;
     group->last_size = group->size;
     for (int rank = 0; rank < group->size; rank++) {
         struct candidate *candidate = &g->candidates[group->ranks[rank]];

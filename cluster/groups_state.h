@@ -25,6 +25,7 @@ struct group {
     int64_t deadline_ns; /* preparing, forming: out of time then */
     int64_t retry_ns;    /* empty: not tried before */
     int64_t formed_ns;
+    int64_t lost_ns; /* when one that had formed was; 0 = none was, or it stands again */
     int failures;
 
     /* Who had which rank last: they have its weights. */
@@ -38,6 +39,7 @@ struct dip_groups {
     int64_t now_ns;
     uint64_t epoch;               /* the largest given out */
     int64_t changed_ns;           /* when an AR worker last came or went */
+    int64_t rebuilt_ns;           /* of the last message, see dip_groups_rebuilt_ns */
     struct candidate *candidates; /* [member_count_max] */
     struct group *groups;         /* [group_count] */
     int group_count;

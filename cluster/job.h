@@ -280,19 +280,11 @@ struct dip_message_reset {
 };
 
 /* What a worker's device thread shows to the thread that sends its heartbeats. */
-/* How long steps took, in buckets that double: the first holds what took half a millisecond at
- * most, the last what took longer than any. */
-enum { DIP_STEP_BUCKETS = 16 };
-#define DIP_STEP_NS_FIRST INT64_C(500000)
-struct dip_step_times {
-    struct dip_counter counts[DIP_STEP_BUCKETS]; /* not cumulative */
-    struct dip_counter sum_ns;
-};
-
 struct dip_member_load {
     struct dip_counter steps; /* AR and sampler steps since the process started */
     struct dip_counter ar_busy, hinges_held, diffusion_busy;
-    struct dip_step_times ar_steps, diffusion_steps;
+    struct dip_times ar_steps, diffusion_steps;     /* how long they took, */
+    struct dip_sizes ar_batches, diffusion_batches; /* and how many images were in one */
 };
 
 /* Liveness is progress: a busy member whose steps_total stands still is not alive. */

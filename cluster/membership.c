@@ -315,6 +315,8 @@ struct dip_membership_facts dip_membership_facts(const struct dip_membership *me
         .is_leading = leading,
         .epoch = leading ? m->leader.incarnation : 0,
         .lead_until_ns = leading ? dip__lease_fence_ns(m) : 0,
+        .member_lease_ns = dip__lease_end_ns(&m->member),
+        .leader_lease_ns = dip__lease_end_ns(&m->leader),
         .revision = m->view.revision,
         .is_listed = m->view.is_listed,
         .is_degraded = degraded,

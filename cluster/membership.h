@@ -130,12 +130,13 @@ struct dip_membership_facts {
     bool is_leading;       /* at now_ns, by this process's own clock */
     int64_t epoch;         /* of this process's leadership, while is_leading */
     int64_t lead_until_ns; /* when is_leading ends unless the lease is renewed; 0 = it is not */
-    int64_t revision;      /* of the store: all changes up to here are in the view */
-    bool is_listed;        /* the view has been filled once */
-    bool is_degraded;      /* the store does not answer: nothing changes until it does */
-    const char *why;       /* for a person, when something is wrong */
-    uint64_t relists;      /* beside the first */
-    uint64_t left_out;     /* keys that did not fit or have no form we know */
+    int64_t member_lease_ns, leader_lease_ns; /* when those leases end unless renewed; 0 = none */
+    int64_t revision;  /* of the store: all changes up to here are in the view */
+    bool is_listed;    /* the view has been filled once */
+    bool is_degraded;  /* the store does not answer: nothing changes until it does */
+    const char *why;   /* for a person, when something is wrong */
+    uint64_t relists;  /* beside the first */
+    uint64_t left_out; /* keys that did not fit or have no form we know */
 };
 /* Also right when the last event was long ago: a leader that slept does not lead. */
 struct dip_membership_facts dip_membership_facts(const struct dip_membership *membership,

@@ -247,6 +247,11 @@ int64_t dip__lease_wake_ns(const struct dip_membership *m, const struct lease_ke
     return has_to_write(k) && k->next_ns < k->beat_ns ? k->next_ns : k->beat_ns;
 }
 
+int64_t dip__lease_end_ns(const struct lease_key *k)
+{
+    return k->lease != 0 ? k->renewed_ns + k->ttl_ns : 0;
+}
+
 int64_t dip__lease_fence_ns(const struct dip_membership *m)
 {
     return m->leader.stage == LEASE_HELD

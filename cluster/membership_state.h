@@ -124,6 +124,8 @@ void dip__lease_seen(struct dip_membership *m, struct lease_key *k, const struct
 /* Lets the key and the lease go. */
 void dip__lease_release(struct dip_membership *m, struct lease_key *k);
 int64_t dip__lease_wake_ns(const struct dip_membership *m, const struct lease_key *k);
+/* When the lease ends, unless it is renewed; 0 = there is none. */
+int64_t dip__lease_end_ns(const struct lease_key *k);
 /* When leading ends by our own clock, unless it is renewed. */
 int64_t dip__lease_fence_ns(const struct dip_membership *m);
 

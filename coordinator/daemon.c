@@ -63,8 +63,10 @@ void dip_coordinator_daemon_feed(struct dip_coordinator_daemon *daemon, struct d
         return;
     int64_t now_ns = dip_clock_now_ns();
     if (message->kind == DIP_MESSAGE_JOINED && daemon->groups &&
-        !dip_groups_may_join(daemon->groups, message->from))
+        !dip_groups_may_join(daemon->groups, message->from)) {
+        daemon->stats.stale_joins++;
         return; /* said before its group was dissolved */
+    }
     dip__roster_feed(daemon, message);
     dip__groups_feed(daemon, now_ns, message);
     dip_core_feed(daemon->core, now_ns, message);
@@ -323,6 +325,11 @@ const char *dip_coordinator_daemon_digest(const struct dip_coordinator_daemon *d
 uint64_t dip_coordinator_daemon_epoch(const struct dip_coordinator_daemon *daemon)
 {
     return daemon->epoch;
+}
+
+struct dip_hub_stats dip_coordinator_daemon_links(const struct dip_coordinator_daemon *daemon)
+{
+    return daemon->hub ? dip_hub_stats(daemon->hub) : (struct dip_hub_stats){0};
 }
 
 uint64_t dip_coordinator_daemon_later_epoch(const struct dip_coordinator_daemon *daemon)

@@ -19,6 +19,7 @@
 #include "cluster/cluster.h"
 #include "coordinator/coordinator.h"
 #include "coordinator/stats.h"
+#include "net/hub.h"
 #include "net/net.h"
 #include "net/rpc_loop.h"
 #include "net/rpc_tls.h"
@@ -120,6 +121,8 @@ void dip_coordinator_daemon_feed(struct dip_coordinator_daemon *daemon,
 
 const struct dip_front_stats *
 dip_coordinator_daemon_stats(const struct dip_coordinator_daemon *daemon);
+/* Of the streams of workers. */
+struct dip_hub_stats dip_coordinator_daemon_links(const struct dip_coordinator_daemon *daemon);
 struct dip_scheduler_stats
 dip_coordinator_daemon_queue(const struct dip_coordinator_daemon *daemon);
 

@@ -54,6 +54,8 @@ void dip__groups_feed(struct dip_coordinator_daemon *d, int64_t now_ns,
     if (!d->groups || !is_rank)
         return;
     dip_groups_feed(d->groups, now_ns, message);
+    if (dip_groups_rebuilt_ns(d->groups) > 0)
+        dip_histogram_add(&d->stats.group_rebuild, dip_groups_rebuilt_ns(d->groups));
     while (dip_groups_next(d->groups, &action))
         carry_out(d, now_ns, &action);
 }

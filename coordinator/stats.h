@@ -74,10 +74,12 @@ struct dip_front_stats {
     uint64_t forwarded;                     /* calls that went on to the leader */
     uint64_t streams_stalled;               /* readers that were cut for taking nothing */
     uint64_t previews_dropped;              /* replaced by newer ones while the reader was slow */
-    struct dip_histogram request;     /* Generate: from its message to its end, successes only */
+    uint64_t stale_joins;         /* joined as a rank of a group that has been dissolved since */
+    struct dip_histogram request; /* Generate: from its message to its end, successes only */
     struct dip_histogram first_event; /* Generate: from its message to Admitted being sent off */
     struct dip_histogram first_preview;
     struct dip_histogram tokenize;
+    struct dip_histogram group_rebuild;           /* from the loss of a group until it stands */
     struct dip_histogram stages[DIP_STAGE_COUNT]; /* of images, as in Timing */
     /* Now. */
     uint64_t held;         /* such parts that nobody has asked for yet */

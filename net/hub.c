@@ -28,6 +28,7 @@ struct link {
     struct dip_wire_reader *reader;
     uint32_t address; /* 0 = no member: not yet, or not any more */
     bool is_over;     /* refused or lost: what still comes is dropped */
+    bool is_replaced; /* by a later start of the same worker */
     struct dip_member_facts facts;
     int64_t heard_ns;    /* when something came last */
     int64_t progress_ns; /* when its steps moved last, or it was idle */
@@ -46,6 +47,7 @@ struct dip_hub {
     struct link **members; /* [member_count_max + 1], by address */
     struct link **links;   /* [link_count_max], all streams */
     int link_count, link_count_max;
+    struct dip_hub_stats stats;
 };
 
 static void log_link(const struct link *link, const char *what, const char *text)
@@ -141,10 +143,12 @@ static bool make_way(struct link *link, const struct dip_member_facts *facts)
     if (!other)
         return true;
     if (other->facts.incarnation > facts->incarnation) {
+        link->hub->stats.fenced_incarnations++;
         link_end(link, DIP_RPC_FAILED_PRECONDITION,
                  "a later start of a worker with this name is connected");
         return false;
     }
+    other->is_replaced = other->facts.incarnation < facts->incarnation;
     link_end(other, DIP_RPC_ABORTED, "a later start of a worker with this name has come");
     return true;
 }
@@ -155,6 +159,7 @@ static void hello(struct link *link, uint64_t epoch, struct dip_message *message
     const struct dip_member_facts *facts = message->as.appeared.facts.data;
     memcpy(link->facts.name, facts->name, sizeof link->facts.name); /* for the log */
     if (epoch > hub->epoch) {
+        hub->stats.fenced_epochs++;
         hub->later_epoch = epoch > hub->later_epoch ? epoch : hub->later_epoch;
         link_end(link, DIP_RPC_FAILED_PRECONDITION,
                  "the worker has seen a later leader than this coordinator");
@@ -210,8 +215,10 @@ static void on_message(void *context, struct dip_rpc_call *call, const void *dat
 {
     (void)call;
     struct link *link = context;
-    if (link->is_over)
+    if (link->is_over) {
+        link->hub->stats.fenced_incarnations += link->is_replaced;
         return;
+    }
     struct dip_wire_envelope envelope = {0};
     struct dip_message message = {0};
     struct dip_why why = {0};
@@ -317,10 +324,12 @@ static void check_link(struct link *link, int64_t now_ns)
     } else if (now_ns - link->heard_ns > o->silence_ns) {
         snprintf(text, sizeof text, "nothing was heard for %lld ms",
                  (long long)((now_ns - link->heard_ns) / DIP_MS_NS));
+        link->hub->stats.silent++;
         link_cut(link, text);
     } else if (now_ns - link->progress_ns > o->stuck_ns) {
         snprintf(text, sizeof text, "it has jobs, and no step was made for %lld ms",
                  (long long)((now_ns - link->progress_ns) / DIP_MS_NS));
+        link->hub->stats.stuck++;
         link_cut(link, text);
     }
 }
@@ -476,6 +485,11 @@ void dip_hub_set_epoch(struct dip_hub *hub, uint64_t epoch)
 uint64_t dip_hub_later_epoch(const struct dip_hub *hub)
 {
     return hub->later_epoch;
+}
+
+struct dip_hub_stats dip_hub_stats(const struct dip_hub *hub)
+{
+    return hub->stats;
 }
 
 void dip_hub_dismiss(struct dip_hub *hub)

@@ -55,6 +55,15 @@ void dip_hub_set_epoch(struct dip_hub *hub, uint64_t epoch);
 /* The largest epoch above ours that a worker has seen, and was sent away for; 0 = none was. */
 uint64_t dip_hub_later_epoch(const struct dip_hub *hub);
 
+/* What has been refused and given up since the start. */
+struct dip_hub_stats {
+    uint64_t fenced_epochs;       /* hellos of workers that have seen a later epoch */
+    uint64_t fenced_incarnations; /* hellos of an earlier start than the one that is here, and what
+                                     comes from one that has made way */
+    uint64_t silent, stuck;       /* workers lost for silence_ns, for stuck_ns */
+};
+struct dip_hub_stats dip_hub_stats(const struct dip_hub *hub);
+
 /* Ends every stream, so that workers look for the leader: this process leads no more. No LOST
  * follows. */
 void dip_hub_dismiss(struct dip_hub *hub);

@@ -80,6 +80,12 @@ const struct dip_registry_facts *dip_registry_facts(const struct dip_registry *r
     return &registry->facts;
 }
 
+const struct dip_times *dip_registry_times(const struct dip_registry *registry,
+                                           enum dip_kv_kind kind)
+{
+    return &registry->times[kind];
+}
+
 bool dip_registry_is_leading(const struct dip_registry *registry, int64_t now_ns)
 {
     return registry->facts.epoch != 0 && now_ns < registry->facts.lead_until_ns;

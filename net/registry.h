@@ -18,6 +18,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/counter.h"
+#include "base/kv.h"
 #include "net/registry_values.h"
 #include "net/rpc_loop.h"
 
@@ -93,16 +95,22 @@ struct dip_registry_facts {
     int64_t incarnation; /* of this process */
     uint64_t epoch;      /* this process leads under it, see dip_registry_is_leading; 0 = not */
     int64_t lead_until_ns;
+    int64_t member_lease_ns, leader_lease_ns; /* when they end unless renewed; 0 = none is held */
     bool has_leader;
     struct dip_registry_leader leader;
     uint64_t leader_epoch;
     bool is_degraded;
     char why[DIP_KV_TEXT_BYTES];
     int64_t revision; /* of the store, as far as it is known here */
+    uint64_t relists; /* of the view, beside the first: now and then, and when a watch was down */
     int member_count;
     int refused_count; /* values that are no member, and so nobody is here */
 };
 const struct dip_registry_facts *dip_registry_facts(const struct dip_registry *registry);
+
+/* How long the store took to answer, watches aside, which stand; lives as long as the registry. */
+const struct dip_times *dip_registry_times(const struct dip_registry *registry,
+                                           enum dip_kv_kind kind);
 
 /* By this process's own clock: also false after a sleep during which the lease has ended. */
 bool dip_registry_is_leading(const struct dip_registry *registry, int64_t now_ns);

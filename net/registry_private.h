@@ -7,12 +7,18 @@
 
 #include <pthread.h>
 
+#include "base/counter.h"
 #include "base/flag.h"
 #include "base/mailbox.h"
 #include "net/kv.h"
 #include "net/registry.h"
 
-enum { REGISTRY_WISHES_MAX = 64, REGISTRY_WRITTEN_MAX = 64, REGISTRY_FAILED_MAX = 128 };
+enum {
+    REGISTRY_WISHES_MAX = 64,
+    REGISTRY_WRITTEN_MAX = 64,
+    REGISTRY_FAILED_MAX = 128,
+    REGISTRY_SENT_MAX = 128, /* ids go round; a power of two */
+};
 
 enum registry_wish_kind {
     WISH_FEED,  /* an event for the membership */
@@ -59,6 +65,8 @@ struct dip_registry {
     struct dip_flag is_posted; /* up: `posted` belongs to the loop */
     struct registry_news posted;
 
+    struct dip_times times[DIP_KV_KIND_COUNT]; /* the thread's; any thread reads */
+
     /* the loop's */
     struct dip_registry_facts facts;
     struct registry_members *members;
@@ -74,6 +82,10 @@ struct dip_registry {
     bool is_news, is_members_news;
     uint64_t failed_ids[REGISTRY_FAILED_MAX]; /* sends that the store's handle did not take */
     int failed_count;
+    struct {
+        uint64_t id; /* 0 = none */
+        int64_t at_ns;
+    } sent[REGISTRY_SENT_MAX]; /* by id, until it is answered or its place is taken */
     bool is_quitting, is_left;
     int64_t leave_until_ns;
     uint64_t revoke_ids[2]; /* that leaving waits for; 0 = none */

@@ -23,9 +23,26 @@ static void note_written(struct dip_registry *r, const char *id, enum dip_status
     r->is_news = true;
 }
 
+static void note_sent(struct dip_registry *r, const struct dip_kv_request *request)
+{
+    size_t place = request->id & (REGISTRY_SENT_MAX - 1);
+    r->sent[place].id = request->kind == DIP_KV_WATCH ? 0 : request->id;
+    r->sent[place].at_ns = dip_clock_now_ns();
+}
+
+static void note_answered(struct dip_registry *r, const struct dip_kv_reply *reply)
+{
+    size_t place = reply->id & (REGISTRY_SENT_MAX - 1);
+    if (reply->id == 0 || r->sent[place].id != reply->id)
+        return;
+    r->sent[place].id = 0;
+    dip_times_add(&r->times[reply->kind], dip_clock_now_ns() - r->sent[place].at_ns);
+}
+
 static void send(struct dip_registry *r, const struct dip_kv_request *request)
 {
     bool is_revoke = request->kind == DIP_KV_REVOKE && r->leave_until_ns != 0;
+    note_sent(r, request);
     if (dip_kv_send(r->kv, dip_clock_now_ns(), request)) {
         dip_assert(r->failed_count < REGISTRY_FAILED_MAX);
         r->failed_ids[r->failed_count++] = request->id;
@@ -154,6 +171,9 @@ static void collect_facts(struct dip_registry *r)
     facts->incarnation = now.incarnation;
     facts->epoch = (uint64_t)now.epoch;
     facts->lead_until_ns = now.lead_until_ns;
+    facts->member_lease_ns = now.member_lease_ns;
+    facts->leader_lease_ns = now.leader_lease_ns;
+    facts->relists = now.relists;
     facts->is_degraded = now.is_degraded;
     facts->revision = now.revision;
     memset(facts->why, 0, sizeof facts->why);
@@ -169,8 +189,10 @@ static bool is_same(const struct dip_registry_facts *a, const struct dip_registr
 {
     return a->is_listed == b->is_listed && a->is_registered == b->is_registered &&
            a->incarnation == b->incarnation && a->epoch == b->epoch &&
-           a->lead_until_ns == b->lead_until_ns && a->has_leader == b->has_leader &&
-           a->leader_epoch == b->leader_epoch && strcmp(a->leader.id, b->leader.id) == 0 &&
+           a->lead_until_ns == b->lead_until_ns && a->member_lease_ns == b->member_lease_ns &&
+           a->leader_lease_ns == b->leader_lease_ns && a->relists == b->relists &&
+           a->has_leader == b->has_leader && a->leader_epoch == b->leader_epoch &&
+           strcmp(a->leader.id, b->leader.id) == 0 &&
            strcmp(a->leader.address, b->leader.address) == 0 && a->is_degraded == b->is_degraded &&
            strcmp(a->why, b->why) == 0 && a->revision == b->revision;
 }
@@ -237,6 +259,7 @@ void *dip__registry_main(void *registry)
         dip_kv_poll(r->kv, now_ns, wait_ns);
         take_wishes(r, r->is_local ? wait_ns : 0);
         while (dip_kv_next(r->kv, dip_clock_now_ns(), &reply)) {
+            note_answered(r, &reply);
             for (int i = 0; i < 2; i++)
                 if (reply.id == r->revoke_ids[i])
                     r->revoke_ids[i] = 0;

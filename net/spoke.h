@@ -69,5 +69,5 @@ void dip_spoke_set_facts(struct dip_spoke *spoke, const struct dip_member_facts 
 /* True while the stream stands and the coordinator has answered hello. For readiness; any thread.
  */
 bool dip_spoke_is_connected(struct dip_spoke *spoke);
-/* Commands and greetings of leaders of the past that were refused; any thread. */
+/* Commands, greetings and hinges under leaders of the past that were refused; any thread. */
 uint64_t dip_spoke_fenced(const struct dip_spoke *spoke);

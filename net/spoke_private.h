@@ -105,7 +105,7 @@ struct dip_spoke {
     struct dip_rpc_call *call;
     struct dip_wire_reader *reader;
     uint64_t epoch;            /* the largest seen */
-    struct dip_counter fenced; /* commands and greetings of smaller ones */
+    struct dip_counter fenced; /* commands, greetings and hinges of smaller ones */
     int attempt;
     int64_t hello_ns, up_ns, heartbeat_ns;
     struct dip_rpc_timer connect_timer, tick_timer, inbox_timer;

@@ -144,6 +144,7 @@ static struct receipt *receipt_of(struct dip_spoke *spoke, const struct dip_rpc_
 static bool is_ours(struct dip_spoke *spoke, struct dip_rpc_call *call, uint64_t epoch)
 {
     if (epoch < spoke->epoch) {
+        dip_counter_add(&spoke->fenced, 1);
         finish(call, DIP_RPC_FAILED_PRECONDITION, "the hinge comes from a leader of the past");
         return false;
     }

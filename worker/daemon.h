@@ -89,7 +89,7 @@ void dip_worker_daemon_stop(struct dip_worker_daemon *daemon);
 struct dip_worker_daemon_stats {
     bool is_connected; /* the coordinator has answered hello */
     uint64_t steps_total;
-    uint64_t fenced; /* commands of leaders of the past */
+    uint64_t fenced; /* what was refused of leaders of the past */
     int ar_busy, hinges_held, diffusion_busy;
     const struct dip_member_load *load; /* with how long steps took; lives as long as the daemon */
     int port;                           /* of its server */

@@ -379,7 +379,7 @@ static void event_handle(struct dip_worker *w, const struct dip_diffusion_event 
     }
 }
 
-enum dip_status dip__worker_diffusion_step(struct dip_worker *w)
+enum dip_status dip__worker_diffusion_step(struct dip_worker *w, int *ret_images)
 {
     int event_count = 0;
     int64_t begin_ns = dip_clock_now_ns();
@@ -396,5 +396,6 @@ enum dip_status dip__worker_diffusion_step(struct dip_worker *w)
     }
     if (w->traced_job && w->traced_job->tag.handle != 0)
         job_fail(w, w->traced_job, DIP_NO_MEMORY, "no memory for the trace");
+    *ret_images = event_count;
     return DIP_OK;
 }

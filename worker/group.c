@@ -288,17 +288,26 @@ static bool is_of_group(enum dip_status status)
            status == DIP_CORRUPT;
 }
 
-enum dip_status dip__worker_group_turn(struct dip_worker *w, bool *ret_is_step)
+static int images_of(const struct dip_worker *w)
+{
+    return dip_ar_engine_live(w->ar ? w->ar : w->group->engine);
+}
+
+enum dip_status dip__worker_group_turn(struct dip_worker *w, bool *ret_is_step, int *ret_images)
 {
     *ret_is_step = false;
     if (!w->group->comm)
         return DIP_OK;
+    int before = images_of(w); /* those that the step ends are among them, */
     enum dip_status status = advance(w);
     if (status == DIP_BUSY)
         return DIP_OK;
     *ret_is_step = !status;
-    if (!status)
+    if (!status) {
+        int after = images_of(w); /* and those of which another rank hears with it only here */
+        *ret_images = after > before ? after : before;
         return DIP_OK;
+    }
     lose(w, -1);
     return is_of_group(status) ? DIP_OK : status;
 }

@@ -147,8 +147,10 @@ bool dip__worker_group_pending(struct dip_worker *worker, struct dip_message *re
 void dip__worker_group_reset(struct dip_worker *worker);
 /* How long a rank may wait for messages that would wait wait_ns alone (negative = for ever). */
 int64_t dip__worker_group_wait_ns(const struct dip_worker *worker, int64_t wait_ns);
-/* A rank's part of a turn; *ret_is_step: it was a step. Errors: of the device, not of the group. */
-DIP_MUST_USE enum dip_status dip__worker_group_turn(struct dip_worker *worker, bool *ret_is_step);
+/* A rank's part of a turn; *ret_is_step: it was a step, of *ret_images. Errors: of the device, not
+ * of the group. */
+DIP_MUST_USE enum dip_status dip__worker_group_turn(struct dip_worker *worker, bool *ret_is_step,
+                                                    int *ret_images);
 /* A rank other than 0 whose group works. */
 bool dip__worker_group_is_busy(const struct dip_worker *worker);
 
@@ -200,7 +202,7 @@ void dip__worker_diffusion_resume(struct dip_worker *worker, struct diffusion_jo
 /* The file is said again; the other forgets it. */
 void dip__worker_picture_resume(struct dip_worker *worker, struct picture *picture);
 void dip__worker_picture_drop(struct dip_worker *worker, struct picture *picture);
-DIP_MUST_USE enum dip_status dip__worker_diffusion_step(struct dip_worker *worker);
+DIP_MUST_USE enum dip_status dip__worker_diffusion_step(struct dip_worker *worker, int *ret_images);
 
 /* ---- file.c ---- */
 

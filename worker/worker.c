@@ -256,36 +256,34 @@ static bool has_kept(const struct dip_worker *w)
     return has;
 }
 
-static void count_step(struct dip_worker *w, bool is_ar, int64_t took_ns)
+static void count_step(struct dip_worker *w, bool is_ar, int images, int64_t took_ns)
 {
     struct dip_member_load *load = w->options.load;
-    int bucket = 0;
     if (!load)
         return;
-    struct dip_step_times *times = is_ar ? &load->ar_steps : &load->diffusion_steps;
-    while (bucket < DIP_STEP_BUCKETS - 1 && took_ns > DIP_STEP_NS_FIRST << bucket)
-        bucket++;
-    dip_counter_add(&times->counts[bucket], 1);
-    dip_counter_add(&times->sum_ns, took_ns > 0 ? (uint64_t)took_ns : 0);
+    dip_times_add(is_ar ? &load->ar_steps : &load->diffusion_steps, took_ns);
+    dip_sizes_add(is_ar ? &load->ar_batches : &load->diffusion_batches, (uint64_t)images);
     dip_counter_add(&load->steps, 1);
 }
 
 static enum dip_status steps(struct dip_worker *w)
 {
     int64_t begin_ns = dip_clock_now_ns();
+    int images = w->ar ? dip_ar_engine_live(w->ar) : 0;
     if (w->group) {
         bool is_step = false;
-        DIP_TRY(dip__worker_group_turn(w, &is_step));
+        DIP_TRY(dip__worker_group_turn(w, &is_step, &images));
         if (is_step)
-            count_step(w, true, dip_clock_now_ns() - begin_ns);
-    } else if (w->ar && dip_ar_engine_live(w->ar) > 0) {
+            count_step(w, true, images, dip_clock_now_ns() - begin_ns);
+    } else if (images > 0) {
         DIP_TRY(dip__worker_ar_step(w));
-        count_step(w, true, dip_clock_now_ns() - begin_ns);
+        count_step(w, true, images, dip_clock_now_ns() - begin_ns);
     }
-    if (w->diffusion && dip_diffusion_engine_live(w->diffusion) > 0) {
+    images = w->diffusion ? dip_diffusion_engine_live(w->diffusion) : 0;
+    if (images > 0) {
         begin_ns = dip_clock_now_ns();
-        DIP_TRY(dip__worker_diffusion_step(w));
-        count_step(w, false, dip_clock_now_ns() - begin_ns);
+        DIP_TRY(dip__worker_diffusion_step(w, &images));
+        count_step(w, false, images, dip_clock_now_ns() - begin_ns);
     }
     return DIP_OK;
 }

@@ -52,6 +52,10 @@ for series in 'diptych_worker_connected{rank="0"} 1' 'diptych_worker_connected{r
   grep -qF "$series" metrics.txt || complain "no $series"
 done
 grep -qE '^diptych_worker_steps_total\{rank="0"\} [1-9]' metrics.txt || complain "rank 0 has made no step"
+for rank in 0 1; do # one image was drawn: each step had one
+  steps=$(sed -n "s/^diptych_worker_steps_total{rank=\"$rank\"} //p" metrics.txt)
+  same "images in the steps of rank $rank" "$steps" "$(sed -n "s/^diptych_batch_size_bucket{rank=\"$rank\",role=\"ar\",le=\"1\"} //p" metrics.txt)"
+done
 if command -v promtool >/dev/null; then
   accepts promtool check metrics <metrics.txt
 else

@@ -94,7 +94,15 @@ else
 fi
 grep -qE '^diptych_images_total\{model="model"\} [1-9]' metrics.txt || complain "no images are counted"
 grep -qF 'diptych_requests_total{method="Generate",code="INVALID_ARGUMENT",reason="BAD_FIELD"} 1' metrics.txt || complain "the bad field is not counted"
-grep -qF 'diptych_requests_total{method="Generate",code="UNAVAILABLE",reason="OVERLOADED"} 0' metrics.txt || complain "what never happened has no series"
+for never in 'diptych_requests_total{method="Generate",code="UNAVAILABLE",reason="OVERLOADED"}' \
+  'diptych_fenced_messages_total{kind="epoch"}' 'diptych_fenced_messages_total{kind="incarnation"}' 'diptych_watchdog_fired_total{reason="silent"}' \
+  'diptych_watchdog_fired_total{reason="stuck"}' diptych_comm_rebuild_seconds_count diptych_etcd_watch_resyncs_total \
+  'diptych_etcd_request_duration_seconds_count{op="keepalive"}' 'diptych_lease_ttl_seconds{lease="leader"}'; do
+  checks=$((checks + 1))
+  grep -qF "$never 0" metrics.txt || complain "what never happened has no series: $never"
+done
+checks=$((checks + 1))
+grep -qE '^diptych_build_info\{version="[0-9.]+",commit="([0-9a-f]{12,40}|[^"]*-g[0-9a-f]+|unknown)(-dirty)?"\} 1' metrics.txt || complain "what is running: $(grep ^diptych_build metrics.txt)"
 
 # ---- kill -9 at a random moment, again and again: the request costs time, never the image ----
 everybody_is_ready() { [ "$("$diptych" status --server "$server" 2>/dev/null | grep -cE "^(ar|diffusion)-[01] .* ready")" -eq 3 ]; }

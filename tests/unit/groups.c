@@ -171,6 +171,7 @@ static void it_waits_for_a_worker_without_a_spare(void **state)
     appear(w, 1, "a");
     appear(w, 2, "a");
     form(w, 0);
+    assert_int_equal(dip_groups_rebuilt_ns(w->g), 0); /* the first time is no rebuilding */
     say(w, DIP_MESSAGE_LOST, 2);
     assert_int_equal(view(w, 0).state, DIP_GROUP_EMPTY);
     w->now_ns += 100 * SECOND_NS;
@@ -178,6 +179,9 @@ static void it_waits_for_a_worker_without_a_spare(void **state)
     assert_int_equal(w->count, 0); /* a smaller one was not allowed */
     appear(w, 3, "a");
     form(w, 0);
+    assert_int_equal(dip_groups_rebuilt_ns(w->g), 100 * SECOND_NS);
+    say(w, DIP_MESSAGE_TICK, 0);
+    assert_int_equal(dip_groups_rebuilt_ns(w->g), 0); /* said once */
     world_free(w);
 }
 

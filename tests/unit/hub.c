@@ -208,6 +208,27 @@ static void there_is_room_for_so_many(void **state)
     world_close(&w);
 }
 
+static void who_has_seen_a_later_leader_is_counted(void **state)
+{
+    (void)state;
+    struct world w;
+    struct seen seen;
+    struct dip_wire_envelope envelope = {.epoch = 9};
+    struct dip_member_facts facts = {
+        .name = "far", .address = "127.0.0.1:1", .roles = DIP_ROLE_DIFFUSION, .incarnation = 1};
+    struct dip_message hello = {.kind = DIP_MESSAGE_APPEARED,
+                                .as.appeared.facts = {&facts, sizeof facts}};
+    world_open(&w, NULL, 1);
+    dial(&w, &seen);
+    assert_int_equal(dip_wire_encode_event(&hello, &envelope, send_frame, seen.call), DIP_OK);
+    WAIT_UNTIL(w.loop, seen.closes);
+    assert_int_equal(seen.code, DIP_RPC_FAILED_PRECONDITION);
+    assert_int_equal(dip_hub_later_epoch(w.hub), 9);
+    assert_int_equal(dip_hub_stats(w.hub).fenced_epochs, 1);
+    assert_int_equal(dip_hub_stats(w.hub).fenced_incarnations, 0);
+    world_close(&w);
+}
+
 static void the_older_of_two_is_sent_away(void **state)
 {
     (void)state;
@@ -226,6 +247,8 @@ static void the_older_of_two_is_sent_away(void **state)
     assert_int_equal(older.code, DIP_RPC_FAILED_PRECONDITION);
     assert_int_equal(young.closes, 0);
     assert_int_equal(all(&w, DIP_MESSAGE_LOST), 1);
+    assert_true(dip_hub_stats(w.hub).fenced_incarnations >= 1);
+    assert_int_equal(dip_hub_stats(w.hub).fenced_epochs, 0);
     world_close(&w);
 }
 
@@ -240,6 +263,8 @@ static void silence_is_the_end(void **state)
     join(&w, &seen, "quiet", 1);
     WAIT_UNTIL(w.loop, w.heard[1][DIP_MESSAGE_LOST]);
     assert_non_null(strstr(w.log, "nothing was heard"));
+    assert_int_equal(dip_hub_stats(w.hub).silent, 1);
+    assert_int_equal(dip_hub_stats(w.hub).stuck, 0);
     WAIT_UNTIL(w.loop, seen.closes);
     world_close(&w);
     assert_int_equal(all(&w, DIP_MESSAGE_LOST), 1);
@@ -267,6 +292,8 @@ static void standing_still_is_the_end(void **state)
     }
     assert_int_equal(w.heard[1][DIP_MESSAGE_LOST], 1);
     assert_non_null(strstr(w.log, "no step"));
+    assert_int_equal(dip_hub_stats(w.hub).silent, 0);
+    assert_int_equal(dip_hub_stats(w.hub).stuck, 1);
     assert_int_equal(w.heard[2][DIP_MESSAGE_LOST], 0);
     assert_int_equal(w.heard[3][DIP_MESSAGE_LOST], 0);
     world_close(&w);
@@ -444,6 +471,7 @@ int main(void)
         cmocka_unit_test(hello_comes_first_and_once),
         cmocka_unit_test(there_is_room_for_so_many),
         cmocka_unit_test(the_older_of_two_is_sent_away),
+        cmocka_unit_test(who_has_seen_a_later_leader_is_counted),
         cmocka_unit_test(silence_is_the_end),
         cmocka_unit_test(standing_still_is_the_end),
         cmocka_unit_test(our_own_sleep_does_not_count),

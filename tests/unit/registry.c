@@ -201,6 +201,15 @@ static void told_open(struct told *t)
         assert_true(condition);                                                                    \
     } while (0)
 
+static uint64_t answers(const struct told *t, enum dip_kv_kind kind)
+{
+    const struct dip_times *times = dip_registry_times(t->registry, kind);
+    uint64_t count = 0;
+    for (int i = 0; i < DIP_TIMES_BUCKETS; i++)
+        count += dip_counter_get(&times->counts[i]);
+    return count;
+}
+
 static void one_process_leads_itself(void **state)
 {
     (void)state;
@@ -222,6 +231,15 @@ static void one_process_leads_itself(void **state)
     assert_string_equal(entry->member.address, worker.address);
     assert_null(dip_registry_find(t.registry, "gpu-1.a"));
 
+    /* both leases run, and what was asked has been timed */
+    assert_true(facts->member_lease_ns > dip_clock_now_ns());
+    assert_true(facts->leader_lease_ns > facts->lead_until_ns);
+    static const enum dip_kv_kind asked[] = {DIP_KV_GRANT, DIP_KV_PUT, DIP_KV_RANGE};
+    for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++)
+        assert_true(answers(&t, asked[i]) > 0);
+    assert_int_equal(answers(&t, DIP_KV_WATCH), 0);
+    assert_int_equal(answers(&t, DIP_KV_REVOKE), 0);
+
     /* a member that says something else is the same member */
     struct dip_registry_member other = worker;
     other.ar_slots = 8;
@@ -234,6 +252,8 @@ static void one_process_leads_itself(void **state)
     assert_int_equal(dip_registry_resign(t.registry), DIP_OK);
     WAIT_UNTIL(&t, t.epoch == 0 && t.leaderless == 1);
     assert_false(dip_registry_is_leading(t.registry, 0));
+    assert_int_equal(dip_registry_facts(t.registry)->leader_lease_ns, 0);
+    WAIT_UNTIL(&t, answers(&t, DIP_KV_REVOKE) == 1);
     assert_int_equal(dip_registry_campaign(t.registry, "127.0.0.1:2"), DIP_OK);
     WAIT_UNTIL(&t, t.epoch != 0);
     assert_true(t.epoch > epoch);
