@@ -140,6 +140,8 @@ static void look_around(struct coordinator *c)
         dip_log_say(c->observed.log, DIP_LOG_INFO, "draining");
         dip_coordinator_daemon_drain(c->daemon, c->options->grace * DIP_SECOND_NS, on_stopped, c);
     }
+    if (c->is_draining)
+        dip__enrolled_hand_over(&c->enrolled);
 }
 
 static void stop(struct coordinator *c)

@@ -169,6 +169,10 @@ static void coordinator_on_leading(void *context, uint64_t epoch)
     struct enrolled *e = context;
     if (!e->coordinator)
         return; /* it has stopped, and leaves */
+    if (e->is_handing_over) {
+        dip_log_say(e->log, DIP_LOG_INFO, "handing over to the next leader");
+        return;
+    }
     if (epoch == 0) {
         dip_log_say(e->log, DIP_LOG_WARNING,
                     "the lease of the leader has ended; serving on until another one leads");
@@ -207,6 +211,29 @@ static void coordinator_on_written(void *context, const char *id, enum dip_statu
     if (status)
         dip_log_say(e->log, DIP_LOG_WARNING, "the wish about %s was not kept: %s", id,
                     dip_status_text(status));
+}
+
+static bool has_successor(const struct enrolled *e)
+{
+    int count = dip_registry_facts(e->registry)->member_count;
+    for (int i = 0; i < count; i++) {
+        const struct dip_registry_member *member = &dip_registry_entry(e->registry, i)->member;
+        if ((member->roles & DIP_ROLE_COORDINATOR) && strcmp(member->id, e->name) != 0)
+            return true;
+    }
+    return false;
+}
+
+/* One that leads alone keeps the key to the end: workers that come meanwhile still find it. One
+ * that follows stands for no election any more, or it would be elected only to leave. */
+void dip__enrolled_hand_over(struct enrolled *enrolled)
+{
+    struct enrolled *e = enrolled;
+    if (!e->registry || !e->coordinator || e->is_handing_over)
+        return;
+    if (dip_coordinator_daemon_is_leading(e->coordinator) && !has_successor(e))
+        return;
+    e->is_handing_over = dip_registry_resign(e->registry) == DIP_OK;
 }
 
 /* What an operator asked this coordinator is written down for the next one. */

@@ -25,6 +25,7 @@ struct enrolled {
     struct dip_worker_daemon *worker;
     struct dip_log *log;
     char name[ENROLLED_NAME_BYTES];
+    bool is_handing_over;                    /* a coordinator stops and has resigned */
     char leader[DIP_REGISTRY_ADDRESS_BYTES]; /* that the worker was told */
     int64_t look_ns;                         /* of the next look at wishes */
     struct {
@@ -55,6 +56,10 @@ DIP_MUST_USE enum dip_status dip__enrol_worker(const struct options *options,
 void dip__enrolled_look(struct enrolled *enrolled, int64_t wait_ns);
 
 /* Whether the store answers. */
+/* For a coordinator that is told to stop, from then on several times a second: it leads no more as
+ * soon as another one can, and will not begin to. What runs here goes on until the other leads. */
+void dip__enrolled_hand_over(struct enrolled *enrolled);
+
 bool dip__enrolled_is_up(const struct enrolled *enrolled);
 
 /* Takes this process out, so that nobody waits for a lease to end; turns the loop for up to

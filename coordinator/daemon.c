@@ -14,6 +14,9 @@
  * that are on their way are still answered. */
 #define DRAIN_ROUND_NS (INT64_C(200) * DIP_MS_NS)
 #define DRAIN_CALLS_NS (5 * DIP_SECOND_NS)
+/* After another one has begun to lead: who was here comes back, perhaps knowing no other address,
+ * and is passed on. */
+#define DRAIN_RETURN_NS (2 * DIP_SECOND_NS)
 
 /* ---- time ---- */
 
@@ -100,15 +103,13 @@ bool dip__front_has_workers(const struct dip_coordinator_daemon *d, uint32_t rol
 
 bool dip__front_takes_requests(struct dip_coordinator_daemon *d, struct dip_error *ret_error)
 {
-    if (d->is_draining) {
-        dip_error_set(ret_error, DIP_REASON_DRAINING, "this coordinator stops; ask another one");
-        return false;
-    }
-    if (d->is_leading)
+    if (d->is_leading && !d->is_draining)
         return true;
-    if (d->leader[0]) {
+    if (!d->is_leading && d->leader[0]) {
         dip_error_set(ret_error, DIP_REASON_NOT_LEADER, "another coordinator leads: %s", d->leader);
         dip_error_fact(ret_error, "leader", "%s", d->leader);
+    } else if (d->is_draining) {
+        dip_error_set(ret_error, DIP_REASON_DRAINING, "this coordinator stops; ask another one");
     } else {
         dip_error_set(ret_error, DIP_REASON_NOT_LEADER, "no coordinator leads at the moment");
     }
@@ -125,6 +126,12 @@ static void abort_all(struct dip_coordinator_daemon *d, const struct dip_error *
         dip__record_abort(record, error);
         dip_assert(d->book.first_run != record); /* the core ends what it is told to */
     }
+}
+
+static void drain_wait_for_returns(struct dip_coordinator_daemon *d)
+{
+    int64_t until_ns = dip_clock_now_ns() + DRAIN_RETURN_NS;
+    d->drain_round_ns = until_ns < d->drain_until_ns ? until_ns : d->drain_until_ns;
 }
 
 void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t epoch)
@@ -164,6 +171,8 @@ void dip_coordinator_daemon_follow(struct dip_coordinator_daemon *daemon, const 
         return;
     bool takes = dip__front_takes_requests(d, &error);
     dip_assert(!takes);
+    if (d->is_draining && !d->is_stopping)
+        drain_wait_for_returns(d);
     dip__scaler_end(d, "another coordinator leads");
     abort_all(d, &error);
     dip__hub_dismiss(d);

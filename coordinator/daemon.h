@@ -83,7 +83,8 @@ const char *dip_coordinator_daemon_address(const struct dip_coordinator_daemon *
 
 /* SIGTERM: refuses new requests as DRAINING, lets those that run finish for grace_ns, then cancels
  * what is left, stops the server, and calls on_stopped once, which may free the daemon. A second
- * call can only shorten the grace. */
+ * call can only shorten the grace. When another one leads meanwhile, what runs ends as follow says,
+ * and who comes back for it within two seconds is passed on. */
 void dip_coordinator_daemon_drain(struct dip_coordinator_daemon *daemon, int64_t grace_ns,
                                   void (*on_stopped)(void *context), void *context);
 
