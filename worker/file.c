@@ -50,7 +50,9 @@ static void final_free(struct finals *f, struct final *final)
 {
     f->bytes -= final->picture.png.bytes;
     free(final->picture.png.data);
-    *final = (struct final){.handle = 0};
+    final->picture.png.data = NULL;
+    final->picture.png.bytes = 0;
+    final->handle = 0;
 }
 
 /* The oldest make room; one that finds none is not kept. */
