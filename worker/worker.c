@@ -184,8 +184,10 @@ void dip__worker_join(struct dip_worker *w)
 static void jobs_fail(struct dip_worker *w)
 {
     char text[DIP_FAILURE_BYTES];
+    const char *note = dip_device_note(w->device); /* a GPU's own words */
+    bool has_note = !dip_device_reads_host(w->device) && note[0];
     snprintf(text, sizeof text, "the %s device failed: %s", dip_device_backend(w->device),
-             dip_status_text(w->device_status));
+             has_note ? note : dip_status_text(w->device_status));
     for (int i = 0; i < w->options.hinge_slots; i++)
         dip__worker_fail(w, w->ar_jobs[i].tag.id, DIP_DEVICE, text);
     for (int i = 0; i < w->diffusion_job_count_max; i++)

@@ -4,6 +4,7 @@
 #include "tests/engine_fixture.h"
 
 #include "engine/ar_engine.h"
+#include "tests/emulator.h"
 
 enum { JOBS = 7, PROMPT_MAX = 6, TOKENS = 9, SLOTS = 4, HIDDEN_MAX = 80 };
 
@@ -19,10 +20,10 @@ static const struct {
     int admit_step, cancel_step, prompt, tokens;
     uint64_t seed;
 } plan[JOBS] = {
-    {0, -1, 0, TOKENS, 1}, {0, -1, 0, 5, 2},       /* the second takes over the first's prompt */
-    {3, 8, 1, TOKENS, 3},  {4, -1, 2, TOKENS, 59}, /* the second draws an end of sequence */
-    {9, -1, 1, TOKENS, 5},                         /* a prompt that a free slot holds */
-    {9, -1, 2, 1, 6},      {14, -1, 0, 7, 7},
+    {0, -1, 0, TOKENS, 8},  {0, -1, 0, 5, 9}, /* the second takes over the first's prompt */
+    {3, 8, 1, TOKENS, 10},  {4, -1, 2, TOKENS, 66},
+    {9, -1, 1, TOKENS, 12}, /* a prompt that a free slot holds */
+    {9, -1, 2, 1, 13},      {14, -1, 0, 7, 14},
 };
 
 static void admit(const struct fixture *f, struct dip_ar_engine *engine, int index)
@@ -105,6 +106,7 @@ static void check(const char *precision)
         assert_memory_equal(&general[i], &alone[i], sizeof general[i]);
     }
     print_message("%s: %d of %d jobs ended early\n", precision, early, JOBS);
+    assert_true(early > 0 || strcmp(precision, "f32") != 0); /* by an id that ends the sequence */
     free(general);
     free(alone);
 }
@@ -121,11 +123,42 @@ static void half_precision(void **state)
     check("bf16");
 }
 
+/* An error while steps are under way: the step says so, no id of it is reported, and for good. */
+static void a_dead_gpu_ends_the_step(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct dip_device_options options = {.backend = "cuda", .plugin = DIP_EMULATED_PLUGIN};
+    struct dip_ar_engine_options engine_options = {.slot_count = 1,
+                                                   .prompt_tokens_max = PROMPT_MAX,
+                                                   .image_tokens_max = TOKENS,
+                                                   .prefill_rows_max = PROMPT_MAX};
+    struct dip_ar_engine *engine = NULL;
+    struct dip_ar_event event;
+    int count = 0;
+    void (*break_at)(int, int) = NULL;
+    *(void **)&break_at = emulator_symbol("dip_emulator_fail");
+    fixture_open_on(&f, "tiny-c", &options);
+    assert_int_equal(dip_ar_engine_new(f.model, f.device, &engine_options, NULL, &engine), DIP_OK);
+    admit(&f, engine, 0);
+    for (int step = 0; step < 4; step++)
+        assert_int_equal(dip_ar_engine_step(engine, &event, 1, &count), DIP_OK);
+    break_at(1, 700); /* an illegal address */
+    count = 0;
+    assert_int_equal(dip_ar_engine_step(engine, &event, 1, &count), DIP_DEVICE);
+    assert_int_equal(count, 0);
+    assert_int_equal(dip_ar_engine_step(engine, &event, 1, &count), DIP_DEVICE);
+    assert_non_null(strstr(dip_device_note(f.device), "GPU 0: "));
+    dip_ar_engine_free(engine);
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(full_precision),
-        cmocka_unit_test(half_precision),
+        cmocka_unit_test(full_precision), cmocka_unit_test(half_precision),
+        cmocka_unit_test(
+            a_dead_gpu_ends_the_step), /* the emulated GPU stays dead in this process */
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
