@@ -58,3 +58,10 @@ foreach(precision f32 bf16)
   emulated_test(dit ${precision} "velocities * cpu")
   emulated_test(vae ${precision} "")
 endforeach()
+
+# Of the emulator itself, in its own language.
+add_executable(test_cuda_emulator tests/cuda/emulator.cpp)
+set_target_properties(test_cuda_emulator PROPERTIES COMPILE_OPTIONS "${emulated_options}" CXX_STANDARD 17)
+target_link_libraries(test_cuda_emulator PRIVATE cuda_kernels_emulated kernels base)
+add_test(NAME cuda/emulator COMMAND test_cuda_emulator)
+set_tests_properties(cuda/emulator PROPERTIES LABELS unit TIMEOUT 60)
