@@ -9,10 +9,9 @@
 ARG BASE=debian:bookworm-20250520-slim
 
 FROM ${BASE} AS tools
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /src
 COPY tools/setup tools/setup
-RUN . tools/setup/packages.sh && packages_install $packages_build $packages_image
+RUN bash -euc '. tools/setup/packages.sh; packages_install $packages_build $packages_image'
 
 FROM tools AS grpc
 COPY tools/image tools/image

@@ -10,3 +10,6 @@ flags_map() { printf -- '-ffile-prefix-map=%s=%s' "$1" "$2"; }
 
 # The moment that files carry: that of the last commit, unless the caller knows better.
 flags_epoch() { echo "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}"; }
+
+# ccache would write relative names where the compiler writes mapped ones.
+unset CCACHE_BASEDIR CCACHE_NOHASHDIR
