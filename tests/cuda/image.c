@@ -50,7 +50,7 @@ static void check_attend_cross(bool is_tensor)
 static void test_attend_cross(void **state)
 {
     (void)state;
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < GPU_TIMES(40); i++) {
         check_attend_cross(i % 4 > 0);
         gpu_reset();
     }
@@ -108,7 +108,7 @@ static void test_attend_cross_alone(void **state)
 static void test_attend_linear(void **state)
 {
     (void)state;
-    for (int i = 0; i < 25; i++) {
+    for (int i = 0; i < GPU_TIMES(25); i++) {
         int64_t items = GPU_PICK(1, 2), per_item = GPU_PICK(1, 7, 32, 33, 256, 300),
                 heads = gpu_int(1, 3);
         int64_t dim = GPU_PICK(1, 5, 8, 32, 33, 64), stride = gpu_int(0, 1) ? dim : 3 * dim;
@@ -263,7 +263,7 @@ static void check_conv(void)
 static void test_conv(void **state)
 {
     (void)state;
-    for (int i = 0; i < 80; i++) {
+    for (int i = 0; i < GPU_TIMES(80); i++) {
         check_conv();
         gpu_reset();
     }
@@ -272,7 +272,7 @@ static void test_conv(void **state)
 static void test_conv_depthwise(void **state)
 {
     (void)state;
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < GPU_TIMES(40); i++) {
         struct picture p = random_picture();
         p.outs = GPU_PICK(1, 3, 8, 24, 70);
         bool is_gated = gpu_int(0, 1), has_bias = gpu_int(0, 1), is_aligned = gpu_int(0, 1);
@@ -431,7 +431,7 @@ static void check_rgb8(void)
 static void test_layout(void **state)
 {
     (void)state;
-    for (int i = 0; i < 30; i++) {
+    for (int i = 0; i < GPU_TIMES(30); i++) {
         check_shuffles();
         check_patch(i % 2);
         check_layout(i % 2);

@@ -111,7 +111,7 @@ static void check_definition(void)
 static void test_definition(void **state)
 {
     (void)state;
-    for (int i = 0; i < 150; i++) {
+    for (int i = 0; i < GPU_TIMES(150); i++) {
         check_definition();
         gpu_reset();
     }
@@ -135,7 +135,7 @@ static const float *some_rows(const struct operands *o, const struct sizes *n, i
 static void test_alone(void **state)
 {
     (void)state;
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < GPU_TIMES(40); i++) {
         struct sizes n = random_sizes();
         n.rows = GPU_PICK(3, 16, 17, 40, 65, 200);
         if (i % 8 == 0)
@@ -157,7 +157,7 @@ static void test_alone(void **state)
 static void test_ranks(void **state)
 {
     (void)state;
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0; i < GPU_TIMES(12); i++) {
         struct sizes n = random_sizes();
         n.chunk_count = 8;
         n.ins = 8 * GPU_PICK(5, 8, 24, 136);
@@ -222,7 +222,7 @@ static const float *one_by_one(const struct dip_cuda_linear *job,
 static void test_folded(void **state)
 {
     (void)state;
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < GPU_TIMES(40); i++) {
         int64_t rows = GPU_PICK(1, 2, 4, 5, 16, 17, 40), outs = GPU_PICK(1, 7, 8, 16, 31, 70);
         int64_t ins = GPU_PICK(7, 64, 136, 1024, 1032);
         bool is_gated = i % 3 > 0, is_normed = i % 3 != 1, is_aligned = gpu_int(0, 2) > 0;
@@ -253,7 +253,7 @@ static void test_folded(void **state)
 static void test_grouped(void **state)
 {
     (void)state;
-    for (int i = 0; i < 25; i++) {
+    for (int i = 0; i < GPU_TIMES(25); i++) {
         int64_t rows = GPU_PICK(1, 3, 31, 32, 70), groups = gpu_int(1, 5);
         int64_t outs = GPU_PICK(1, 7, 16, 32, 70), ins = GPU_PICK(1, 5, 8, 32, 70);
         struct gpu_tensor in = gpu_random(gpu_act(), rows, groups * ins, gpu_int(0, 1));

@@ -121,7 +121,7 @@ static void check_blends(void)
 static void test_elementwise(void **state)
 {
     (void)state;
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < GPU_TIMES(60); i++) {
         check_add();
         check_activations();
         check_blends();
@@ -134,7 +134,7 @@ static void test_cast_fill(void **state)
 {
     (void)state;
     static const enum dip_dtype types[] = {DIP_F32, DIP_BF16, DIP_F16};
-    for (int i = 0; i < 54; i++) {
+    for (int i = 0; i < GPU_TIMES(54); i++) {
         int64_t rows = some_rows(), columns = some_columns();
         bool is_aligned = gpu_int(0, 1);
         struct gpu_tensor in = gpu_random(types[i % 3], rows, columns, is_aligned);
@@ -165,7 +165,7 @@ static void test_check_finite(void **state)
 {
     (void)state;
     static const float bad[] = {NAN, INFINITY, -INFINITY};
-    for (int i = 0; i < 30; i++) {
+    for (int i = 0; i < GPU_TIMES(30); i++) {
         int64_t rows = some_rows(), columns = some_columns();
         float *values = gpu_values(rows * columns, 3e38f);
         enum dip_dtype dtype = gpu_act();
@@ -209,7 +209,7 @@ static void test_tree_sum(void **state)
 static void test_embed(void **state)
 {
     (void)state;
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < GPU_TIMES(40); i++) {
         int64_t rows = some_rows(), columns = some_columns(), vocab = gpu_int(1, 50);
         struct gpu_tensor out = gpu_empty(gpu_act(), rows, columns, gpu_int(0, 1));
         struct gpu_param table = gpu_param(gpu_weight(), vocab * columns, 1.0f);
@@ -315,7 +315,7 @@ static void check_norm_layer(void)
 static void test_norms(void **state)
 {
     (void)state;
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < GPU_TIMES(60); i++) {
         check_norm_rms();
         check_norm_layer();
         gpu_reset();
@@ -326,7 +326,7 @@ static void test_norms(void **state)
 static void test_norm_alone(void **state)
 {
     (void)state;
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < GPU_TIMES(10); i++) {
         int64_t rows = 9, columns = GPU_PICK(64, 1000, 2240), row = gpu_int(0, rows - 1);
         struct gpu_tensor in = gpu_random(DIP_BF16, rows, columns, true);
         struct gpu_tensor many = gpu_empty(DIP_F32, rows, columns, true);
@@ -378,7 +378,7 @@ static struct panel random_panel(void)
 static void test_rope(void **state)
 {
     (void)state;
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < GPU_TIMES(40); i++) {
         struct panel p = random_panel();
         int64_t columns = p.heads * p.dim;
         struct gpu_tensor x = gpu_random(gpu_act(), p.rows, columns, gpu_int(0, 1));
@@ -413,7 +413,7 @@ static struct gpu_tensor cache_of(const struct panel *p, enum dip_dtype dtype, b
 static void test_qkv_rope(void **state)
 {
     (void)state;
-    for (int i = 0; i < 30; i++) {
+    for (int i = 0; i < GPU_TIMES(30); i++) {
         struct panel p = random_panel();
         enum dip_dtype dtype = gpu_act();
         bool is_aligned = gpu_int(0, 1);
@@ -491,7 +491,7 @@ static struct gpu_tensor attend(const struct panel *p, const struct gpu_tensor *
 static void test_attend(void **state)
 {
     (void)state;
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < GPU_TIMES(40); i++) {
         struct panel p = random_panel();
         enum dip_dtype dtype = gpu_act();
         bool is_aligned = gpu_int(0, 1);
@@ -522,7 +522,7 @@ static void test_attend(void **state)
 static void test_attend_alone(void **state)
 {
     (void)state;
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < GPU_TIMES(10); i++) {
         struct panel p = random_panel();
         int64_t columns = p.heads * p.dim, row = gpu_int(0, p.rows - 1);
         struct gpu_tensor q = gpu_random(DIP_BF16, p.rows, columns, true);
@@ -551,7 +551,7 @@ static void test_attend_alone(void **state)
 static void test_sinusoid(void **state)
 {
     (void)state;
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < GPU_TIMES(10); i++) {
         int64_t rows = gpu_int(1, 5), half = GPU_PICK(1, 3, 16, 128);
         float t[8];
         for (int64_t r = 0; r < rows; r++)

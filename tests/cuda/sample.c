@@ -104,7 +104,7 @@ static void check_draw(int64_t count, int64_t vocab, int kind)
 static void test_ids(void **state)
 {
     (void)state;
-    for (int i = 0; i < 60; i++)
+    for (int i = 0; i < GPU_TIMES(60); i++)
         check_draw(GPU_PICK(1, 1, 3, 7), GPU_PICK(1, 2, 7, 8, 100, 127, 395, 1500, 4000), i % 6);
     for (int kind = 0; kind < 6; kind++)
         check_draw(1, kind == 4 ? 5000 : VOCAB_MAX, kind);
@@ -114,7 +114,7 @@ static void test_ids(void **state)
 static void test_close_calls(void **state)
 {
     (void)state;
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < GPU_TIMES(16); i++) {
         struct rows r = random_rows(ROWS_MAX, 1024, i % 2 ? 4 : 2);
         for (int k = 0; k < ROWS_MAX; k++) {
             r.draws[k].top_k = i % 3 ? 0 : 1024;
@@ -201,7 +201,7 @@ static void check_slices(int kind)
 static void test_slices(void **state)
 {
     (void)state;
-    for (int i = 0; i < 30; i++)
+    for (int i = 0; i < GPU_TIMES(30); i++)
         check_slices(i % 6);
 }
 

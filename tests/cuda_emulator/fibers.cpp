@@ -290,6 +290,7 @@ void run_block(size_t shared_bytes)
 {
     int warp_count = (thread_count + 31) / 32;
     memset(shared_memory, 0xff, shared_bytes);
+    release(&kernel_sync);
     for (int i = 0; i < thread_count; i++) {
         threads[i] = (struct thread){FRESH, 0, 0, NULL, 0};
         copies[i].count = copies[i].group_count = 0;

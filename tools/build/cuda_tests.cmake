@@ -33,7 +33,7 @@ foreach(source ${sources})
   add_executable(test_cuda_${name} ${source})
   target_link_libraries(test_cuda_${name} PRIVATE cuda_kernels_emulated kernels base PkgConfig::CMOCKA)
   add_test(NAME cuda/${name} COMMAND test_cuda_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(cuda/${name} PROPERTIES LABELS prop TIMEOUT 300 SKIP_RETURN_CODE 77)
+  set_tests_properties(cuda/${name} PROPERTIES LABELS prop TIMEOUT 600 SKIP_RETURN_CODE 77)
   if(TARGET cuda_kernels) # for tools/gpu-check
     add_executable(gpu_${name} ${source} $<TARGET_OBJECTS:cuda_kernels>)
     target_include_directories(gpu_${name} SYSTEM PRIVATE ${toolkit}/include)
