@@ -39,8 +39,9 @@ static inline struct dip_tensor dip__scratch_rows(struct dip_arena *scratch, int
 static inline struct dip_tensor dip__scratch_cast(struct dip_arena *scratch, enum dip_dtype dtype,
                                                   int64_t rows, int64_t columns)
 {
-    return dtype == DIP_F32 ? (struct dip_tensor){0}
-                            : dip__scratch_of(scratch, dtype, rows, columns);
+    if (dtype == DIP_F32)
+        return (struct dip_tensor){0};
+    return dip__scratch_of(scratch, dtype, rows, columns);
 }
 
 /* *t in the dtype of `room`, there; as it is when there is none. */
