@@ -255,6 +255,10 @@ static void on_cluster(void *context, struct dip_rpc_call *call, const void *dat
     (void)bytes;
     char id[] = "test", leader[] = "here:1";
     Diptych__V1__GetClusterResponse response = DIPTYCH__V1__GET_CLUSTER_RESPONSE__INIT;
+    Diptych__V1__Pool pool = DIPTYCH__V1__POOL__INIT, *pools[] = {&pool};
+    pool.role = DIPTYCH__V1__ROLE__ROLE_AR;
+    response.pools = pools; /* as who leads has */
+    response.n_pools = 1;
     response.cluster_id = id;
     response.leader = leader;
     response.epoch = 7;

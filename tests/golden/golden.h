@@ -104,7 +104,7 @@ static const double GOLDEN_LIMIT_BF16 = 8.0 / 512;
 
 static inline bool golden_is_bf16(const struct golden *g)
 {
-    return dip_device_activation(g->device) == DIP_BF16;
+    return g->device && dip_device_activation(g->device) == DIP_BF16; /* none: plain arithmetic */
 }
 
 /* Relative L2 distance at most `limit`; what was measured is printed. */
