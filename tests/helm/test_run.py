@@ -75,15 +75,20 @@ class Pod:
     def filled(self, word, services):
         word = word.replace("$(POD_IP)", self.address).replace("$(POD_NAME)", self.name).replace("0.0.0.0", self.address)
         word = word.replace("127.0.0.1", self.address)  # a pod's loopback is its own
-        word = word.replace("/usr/share/diptych/models/demo", str(ROOT / "models" / "demo"))
         for service, address in services.items():
             word = re.sub(rf"\b{re.escape(service)}:", f"{address}:", word)
-        for volume in self.spec.get("volumes", []):
-            for mount in self.spec["containers"][0]["volumeMounts"]:
-                if mount["name"] == volume["name"]:
-                    place = work / volume["secret"]["secretName"] if "secret" in volume else work / f"{self.name}-{volume['name']}"
-                    word = re.sub(rf"(^|=){re.escape(mount['mountPath'])}(?=/|$)", rf"\g<1>{place}", word)
+        # All folders in one pass: what one of them became may begin like another, and this checkout may lie in /tmp.
+        folders = {"/usr/share/diptych/models/demo": ROOT / "models" / "demo", **self.mounts()}
+        longest_first = "|".join(map(re.escape, sorted(folders, key=len, reverse=True)))
+        word = re.sub(rf"(^|=)({longest_first})(?=/|$)", lambda found: f"{found[1]}{folders[found[2]]}", word)
         return word
+
+    def mounts(self):
+        """Where each mounted path of the first container lies here."""
+        volumes = {volume["name"]: volume for volume in self.spec.get("volumes", [])}
+        return {mount["mountPath"]: work / volumes[mount["name"]]["secret"]["secretName"] if "secret" in volumes[mount["name"]]
+                else work / f"{self.name}-{mount['name']}" for mount in self.spec["containers"][0]["volumeMounts"]
+                if mount["name"] in volumes}
 
     def words(self, container, services):
         program = container.get("command", [str(diptych)])
