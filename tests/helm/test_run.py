@@ -140,7 +140,8 @@ daemons = coordinators + workers
 
 def check_probes(pod):
     for which in ("startupProbe", "readinessProbe", "livenessProbe"):
-        check(wait_for(lambda: pod.probe(which) == 200), f"{pod.name}: {which}: {pod.probe(which)}: {pod.said()}")
+        wait_for(lambda: pod.process.poll() is not None or pod.probe(which) == 200)
+        check(pod.probe(which) == 200, f"{pod.name}: {which}: {pod.probe(which)}: {pod.said()}")
 
 
 def draw(services):
