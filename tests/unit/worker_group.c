@@ -504,6 +504,7 @@ static void a_reset_ends_the_group(void **state)
         assert_int_equal(dip_endpoint_receive(endpoint, 60 * DIP_SECOND_NS, &message), DIP_OK);
         assert_true(message.kind != DIP_MESSAGE_JOINED);
         resets += message.kind == DIP_MESSAGE_RESET;
+        dip_message_release(&message); /* a RESET brings the list of what is held */
     }
     form_two(&talk, 4, 2);
     talk_end(&talk);
