@@ -53,13 +53,55 @@ void hasty(int *out)
     }
 }
 
-int *device_ints(int count)
-{
+/* What a case holds, given back when it returns. */
+struct device_ints {
     void *memory = NULL;
-    if (cudaMalloc(&memory, (size_t)count * sizeof(int)))
-        _exit(9);
-    return (int *)memory;
-}
+    explicit device_ints(int count)
+    {
+        if (cudaMalloc(&memory, (size_t)count * sizeof(int)))
+            _exit(9);
+    }
+    ~device_ints()
+    {
+        (void)cudaFree(memory);
+    }
+    device_ints(const device_ints &) = delete;
+    device_ints &operator=(const device_ints &) = delete;
+    operator int *() const
+    {
+        return (int *)memory;
+    }
+};
+
+struct pinned_ints {
+    void *memory = NULL;
+    ~pinned_ints()
+    {
+        (void)cudaFreeHost(memory);
+    }
+    int first() const
+    {
+        return *(volatile int *)memory;
+    }
+};
+
+struct stream_of {
+    cudaStream_t at = NULL;
+    ~stream_of()
+    {
+        (void)cudaStreamDestroy(at);
+    }
+};
+
+struct graph_of {
+    cudaGraph_t at = NULL;
+    cudaGraphExec_t exec = NULL;
+    ~graph_of()
+    {
+        (void)cudaGraphExecDestroy(exec);
+        (void)cudaGraphDestroy(at);
+    }
+};
 
 void run(void (*kernel)(int *), int threads, int *out)
 {
@@ -95,13 +137,14 @@ void diverge_in_warp(void)
 
 void read_on_host(void)
 {
-    volatile int *memory = device_ints(4);
-    (void)memory[0];
+    device_ints memory(4);
+    (void)*(volatile int *)memory.memory;
 }
 
 bool is_shuffled(void)
 {
-    int *out = device_ints(64), got[64];
+    device_ints out(64);
+    int got[64];
     run(shuffled, 64, out);
     if (cudaMemcpy(got, out, sizeof got, cudaMemcpyDeviceToHost))
         return false;
@@ -113,7 +156,8 @@ bool is_shuffled(void)
 
 bool is_copy_late(void)
 {
-    int *out = device_ints(1), got = -1;
+    device_ints out(1);
+    int got = -1;
     run(hasty, 32, out);
     return !cudaMemcpy(&got, out, sizeof got, cudaMemcpyDeviceToHost) && got == 0;
 }
@@ -121,43 +165,44 @@ bool is_copy_late(void)
 /* Work waits for somebody to wait: a pinned result is not there at once. */
 bool is_work_late(void)
 {
-    int *out = device_ints(64);
-    void *pinned = NULL;
-    cudaStream_t stream = NULL;
-    if (cudaHostAlloc(&pinned, 64 * sizeof(int), 0) || cudaStreamCreate(&stream))
+    device_ints out(64);
+    pinned_ints pinned;
+    stream_of stream;
+    if (cudaHostAlloc(&pinned.memory, 64 * sizeof(int), 0) || cudaStreamCreate(&stream.at))
         return false;
-    memset(pinned, 0, 64 * sizeof(int));
-    if (dip__launch(stream, shuffled, dim3(1), 64, 0, out) ||
-        cudaMemcpyAsync(pinned, out, 64 * sizeof(int), cudaMemcpyDeviceToHost, stream))
+    memset(pinned.memory, 0, 64 * sizeof(int));
+    if (dip__launch(stream.at, shuffled, dim3(1), 64, 0, (int *)out) ||
+        cudaMemcpyAsync(pinned.memory, out, 64 * sizeof(int), cudaMemcpyDeviceToHost, stream.at))
         return false;
-    bool is_early = ((volatile int *)pinned)[0] != 0;
-    return !cudaStreamSynchronize(stream) && !is_early && ((volatile int *)pinned)[0] == 504;
+    bool is_early = pinned.first() != 0;
+    return !cudaStreamSynchronize(stream.at) && !is_early && pinned.first() == 504;
 }
 
 /* A graph runs again what was captured, with what is in memory then. */
 bool is_graph_replayed(void)
 {
-    int *out = device_ints(64), got = 0;
-    cudaStream_t stream = NULL;
-    cudaGraph_t graph = NULL;
-    cudaGraphExec_t exec = NULL;
-    if (cudaStreamCreate(&stream) || cudaMemset(out, 0, 64 * sizeof(int)) ||
-        cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) ||
-        dip__launch(stream, shuffled, dim3(1), 64, 0, out) ||
-        cudaStreamEndCapture(stream, &graph) || cudaGraphInstantiate(&exec, graph, 0) ||
+    device_ints out(64);
+    stream_of stream;
+    graph_of graph;
+    int got = 0;
+    if (cudaStreamCreate(&stream.at) || cudaMemset(out, 0, 64 * sizeof(int)) ||
+        cudaStreamBeginCapture(stream.at, cudaStreamCaptureModeThreadLocal) ||
+        dip__launch(stream.at, shuffled, dim3(1), 64, 0, (int *)out) ||
+        cudaStreamEndCapture(stream.at, &graph.at) ||
+        cudaGraphInstantiate(&graph.exec, graph.at, 0) ||
         cudaMemcpy(&got, out, 4, cudaMemcpyDeviceToHost))
         return false;
     bool is_run_by_capture = got != 0;
-    return !cudaGraphLaunch(exec, stream) && !cudaStreamSynchronize(stream) &&
+    return !cudaGraphLaunch(graph.exec, stream.at) && !cudaStreamSynchronize(stream.at) &&
            !cudaMemcpy(&got, out, 4, cudaMemcpyDeviceToHost) && got == 504 && !is_run_by_capture;
 }
 
 bool is_failing_on_request(void)
 {
-    int *out = device_ints(64);
+    device_ints out(64);
     dip_emulator_fail(1, cudaErrorIllegalAddress);
     bool is_refused =
-        dip__launch((CUstream_st *)NULL, shuffled, dim3(1), 64, 0, out) == DIP_DEVICE &&
+        dip__launch((CUstream_st *)NULL, shuffled, dim3(1), 64, 0, (int *)out) == DIP_DEVICE &&
         cudaDeviceSynchronize() == cudaErrorIllegalAddress;
     (void)cudaDeviceReset();
     return is_refused && cudaDeviceSynchronize() == cudaSuccess;
