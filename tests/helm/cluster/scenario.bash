@@ -70,14 +70,18 @@ no_pod_unready() {
     ! grep -v '^True .*<none>$' <<<"$pods" | grep -v ' Job ' | grep -q .
 }
 
-# templates: what the workloads would make their pods from, in one canonical line each
+# templates: what the workloads would make their pods from and how many, in one canonical line each. How many there are of
+# those that an autoscaler owns is its business, and it may think of it at any moment.
 templates() {
   mine get $workloads -l "app.kubernetes.io/instance=$release" -o json | python3 -c '
 import json, sys
+scaled = sys.argv[1:]
 for item in json.load(sys.stdin)["items"]:
     spec = item["spec"]
     template = spec.get("template") or spec["leaderWorkerTemplate"]
-    print(item["kind"], item["metadata"]["name"], spec["replicas"], json.dumps(template, sort_keys=True))'
+    name = item["metadata"]["name"]
+    print(item["kind"], name, "-" if name in scaled else spec["replicas"], json.dumps(template, sort_keys=True))' \
+    $(mine get hpa -o jsonpath='{.items[*].spec.scaleTargetRef.name}')
 }
 
 # certificates_signed: the part of cert-manager, which does not run here: a secret for each Certificate
