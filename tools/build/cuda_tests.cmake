@@ -1,7 +1,7 @@
 # tools/build/cuda_tests.cmake - the CUDA kernels compiled by the host compiler over tests/cuda_emulator, and tests/cuda on them.
 #
-# tests/cuda/<name>.c is one program and one ctest entry (label prop). With a toolkit the same sources are also linked with
-# the real kernels as gpu_<name>: those say SKIPPED where there is no GPU.
+# tests/cuda/<name>.c is one program and one ctest entry (labels prop and emulated). With a toolkit the same sources are also
+# linked with the real kernels as gpu_<name>: those say SKIPPED where there is no GPU.
 enable_language(CXX)
 file(GLOB cuda_kernels CONFIGURE_DEPENDS kernels/cuda/*.cu)
 file(GLOB cuda_emulator CONFIGURE_DEPENDS tests/cuda_emulator/*.cpp)
@@ -33,7 +33,7 @@ foreach(source ${sources})
   add_executable(test_cuda_${name} ${source})
   target_link_libraries(test_cuda_${name} PRIVATE cuda_kernels_emulated kernels base PkgConfig::CMOCKA)
   add_test(NAME cuda/${name} COMMAND test_cuda_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(cuda/${name} PROPERTIES LABELS prop TIMEOUT 600 SKIP_RETURN_CODE 77)
+  set_tests_properties(cuda/${name} PROPERTIES LABELS "prop;emulated" TIMEOUT 600 SKIP_RETURN_CODE 77)
   if(TARGET cuda_kernels) # for tools/gpu-check
     add_executable(gpu_${name} ${source} $<TARGET_OBJECTS:cuda_kernels>)
     target_include_directories(gpu_${name} SYSTEM PRIVATE ${toolkit}/include)
