@@ -183,8 +183,12 @@ void dip_emulator_set_memory(size_t bytes);
 /* The `calls`-th next runtime call or launch that can fail fails with `error`; a device error
  * (700 and above) then stays until cudaDeviceReset, as it does on a GPU. 0 takes the plan back. */
 void dip_emulator_fail(int calls, cudaError_t error);
-/* Kernels run since the process began. */
-unsigned long long dip_emulator_launches(void);
+/* Since the process began: kernels, and copies and fills, that have run, of graphs too; and how
+ * often the host had to hand something over for that. */
+struct dip_emulator_counts {
+    unsigned long long kernels, moves, calls;
+};
+void dip_emulator_count(struct dip_emulator_counts *ret_counts);
 #pragma GCC visibility pop
 
 #ifdef __cplusplus

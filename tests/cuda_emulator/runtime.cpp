@@ -75,7 +75,7 @@ std::deque<work> queue;
 std::vector<CUstream_st *> captures; /* streams inside a capture */
 CUstream_st default_stream;
 size_t memory_bytes = (size_t)8 << 30, used_bytes;
-unsigned long long launches;
+struct dip_emulator_counts counts;
 thread_local cudaError_t last_error;
 cudaError_t device_error; /* stays */
 int fail_calls;
@@ -130,6 +130,14 @@ void drain(void)
     protect(PROT_NONE);
 }
 
+void put_off(work w)
+{
+    queue.push_back(std::move(w));
+    if (queue.size() > QUEUE_MAX)
+        drain();
+}
+
+/* Work of one call of the host's, or a part of what a capture collects. */
 cudaError_t enqueue(cudaStream_t stream, work w)
 {
     CUstream_st *s = stream ? stream : &default_stream;
@@ -137,9 +145,8 @@ cudaError_t enqueue(cudaStream_t stream, work w)
         s->capture->list.push_back(std::move(w));
         return cudaSuccess;
     }
-    queue.push_back(std::move(w));
-    if (queue.size() > QUEUE_MAX)
-        drain();
+    counts.calls++;
+    put_off(std::move(w));
     return cudaSuccess;
 }
 
@@ -162,6 +169,7 @@ double now_ms(void)
 void copy_rows(char *to, size_t to_pitch, const char *from, size_t from_pitch, size_t width,
                size_t height)
 {
+    counts.moves++;
     for (size_t row = 0; row < height; row++)
         memmove(to + row * to_pitch, from + row * from_pitch, width);
 }
@@ -196,6 +204,7 @@ cudaError_t copy(void *to, size_t to_pitch, const void *from, size_t from_pitch,
     if (is_pageable_from) {
         auto taken = std::make_shared<std::vector<char>>(width * height);
         copy_rows(taken->data(), width, f, from_pitch, width, height);
+        counts.moves--; /* only taken so far */
         error =
             enqueue(stream, [=] { copy_rows(t, to_pitch, taken->data(), width, width, height); });
     } else {
@@ -214,6 +223,7 @@ cudaError_t fill(void *to, size_t pitch, int value, size_t width, size_t height,
         return set(error);
     char *t = (char *)to;
     return enqueue(stream, [=] {
+        counts.moves++;
         for (size_t row = 0; row < height; row++)
             memset(t + row * pitch, value, width);
     });
@@ -251,17 +261,17 @@ int dip_emulator_launch(dim3 grid, dim3 block, size_t shared_bytes, CUstream_st 
     auto taken = std::make_shared<std::vector<uint4>>(closure_bytes / sizeof(uint4) + 1);
     memcpy((void *)taken->data(), closure, closure_bytes);
     return (int)enqueue(stream, [=] {
-        launches++;
+        counts.kernels++;
         dip_emulator_run(grid, block, shared_bytes, body, taken->data());
     });
 }
 
 extern "C" {
 
-unsigned long long dip_emulator_launches(void)
+void dip_emulator_count(struct dip_emulator_counts *ret_counts)
 {
     guard g;
-    return launches;
+    *ret_counts = counts;
 }
 
 void dip_emulator_set_memory(size_t bytes)
@@ -726,10 +736,11 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     if (error || s->capture)
         return set(error);
     event->is_recorded = event->is_pending = true;
-    return enqueue(stream, [=] {
+    put_off([=] {
         event->at_ms = now_ms();
         event->is_pending = false;
     });
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
@@ -824,9 +835,14 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
     guard g;
     cudaError_t error = trouble();
-    for (size_t i = 0; i < exec->list.size() && !error; i++)
-        error = enqueue(stream, exec->list[i]);
-    return set(error);
+    if (!error && stream && stream->capture)
+        error = cudaErrorStreamCaptureUnsupported;
+    if (error)
+        return set(error);
+    counts.calls++;
+    for (const work &w : exec->list)
+        put_off(w);
+    return cudaSuccess;
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
