@@ -439,59 +439,65 @@ static enum dip_status norm(const struct dip_ar *ar, struct dip_stream *s, struc
                                .out = out, .in = in, .weight = weight, .eps = ar->config.norm_eps});
 }
 
-static enum dip_status rope(const struct dip_ar *ar, struct dip_stream *s, struct dip_tensor x,
-                            struct dip_tensor weight, const struct dip_row *rows)
-{
-    return dip_rope(s, &(struct dip_rope_args){.x = x,
-                                               .weight = weight,
-                                               .rows = rows,
-                                               .inv_freq = ar->frequencies.data,
-                                               .head_dim = ar->config.head_dim,
-                                               .eps = ar->config.norm_eps});
-}
-
-/* At one stroke where the weights lie side by side. */
-static enum dip_status project_qkv(struct dip_stream *s, const struct layer *l,
-                                   const struct ar_scratch *t)
+/* From x, normalised on the way; at one stroke where the weights lie side by side. */
+static enum dip_status project_qkv(const struct dip_ar *ar, struct dip_stream *s,
+                                   const struct layer *l, const struct ar_scratch *t)
 {
     const struct dip_tensor *const parts[] = {&l->q, &l->k, &l->v};
-    struct dip_tensor qkv;
-    if (dip__join(parts, 3, &qkv))
-        return linear(s, t->qkv, t->h, qkv);
+    struct dip_linear_normed_args all = {
+        .out = t->qkv, .in = t->x, .norm = l->norm, .normed = t->h, .eps = ar->config.norm_eps};
+    if (dip__join(parts, 3, &all.weight))
+        return dip_linear_normed(s, &all);
+    DIP_TRY(norm(ar, s, t->h, t->x, l->norm));
     DIP_TRY(linear(s, t->q, t->h, l->q));
     DIP_TRY(linear(s, t->k, t->h, l->k));
     return linear(s, t->v, t->h, l->v);
 }
 
-static enum dip_status project_gate_up(struct dip_stream *s, const struct layer *l,
-                                       const struct ar_scratch *t)
+/* The same of the MLP: what the gate lets through, in gate. */
+static enum dip_status project_gated(const struct dip_ar *ar, struct dip_stream *s,
+                                     const struct layer *l, const struct ar_scratch *t)
 {
     const struct dip_tensor *const parts[] = {&l->gate, &l->up};
-    struct dip_tensor gate_up;
-    if (dip__join(parts, 2, &gate_up))
-        return linear(s, t->gate_up, t->h, gate_up);
+    struct dip_linear_normed_args both = {.out = t->gate,
+                                          .in = t->x,
+                                          .norm = l->mlp_norm,
+                                          .normed = t->h,
+                                          .pair = t->gate_up,
+                                          .eps = ar->config.norm_eps,
+                                          .is_gated = true};
+    if (dip__join(parts, 2, &both.weight))
+        return dip_linear_normed(s, &both);
+    DIP_TRY(norm(ar, s, t->h, t->x, l->mlp_norm));
     DIP_TRY(linear(s, t->gate, t->h, l->gate));
-    return linear(s, t->up, t->h, l->up);
+    DIP_TRY(linear(s, t->up, t->h, l->up));
+    return dip_silu_mul(s,
+                        &(struct dip_silu_mul_args){.out = t->gate, .gate = t->gate, .up = t->up});
 }
 
 static enum dip_status attend(const struct dip_ar *ar, struct dip_stream *s, const struct layer *l,
                               const struct dip_ar_args *args, int layer, const struct ar_scratch *t)
 {
+    const struct dip_ar_config *c = &ar->config;
     struct dip_kv kv = args->cache->layers[layer];
-    const struct dip_row *rows = args->rows;
-    DIP_TRY(norm(ar, s, t->h, t->x, l->norm));
-    DIP_TRY(project_qkv(s, l, t));
-    DIP_TRY(rope(ar, s, t->q, l->q_norm, rows));
-    DIP_TRY(rope(ar, s, t->k, l->k_norm, rows));
-    DIP_TRY(dip_kv_append(
-        s, &(struct dip_kv_append_args){.kv = kv, .k = t->k, .v = t->v, .rows = rows}));
+    DIP_TRY(project_qkv(ar, s, l, t));
+    DIP_TRY(dip_qkv_rope(s, &(struct dip_qkv_rope_args){.qkv = t->qkv,
+                                                        .q_norm = l->q_norm,
+                                                        .k_norm = l->k_norm,
+                                                        .kv = kv,
+                                                        .rows = args->rows,
+                                                        .inv_freq = ar->frequencies.data,
+                                                        .heads = ar->heads,
+                                                        .kv_heads = ar->kv_heads,
+                                                        .head_dim = c->head_dim,
+                                                        .eps = c->norm_eps}));
     DIP_TRY(dip_attend(s, &(struct dip_attend_args){.out = t->attention,
                                                     .q = t->q,
                                                     .kv = kv,
-                                                    .rows = rows,
+                                                    .rows = args->rows,
                                                     .heads = ar->heads,
                                                     .kv_heads = ar->kv_heads,
-                                                    .head_dim = ar->config.head_dim}));
+                                                    .head_dim = c->head_dim}));
     return linear_reduced(ar, s, args->comm, t, t->attention, l->o);
 }
 
@@ -499,10 +505,7 @@ static enum dip_status feed_forward(const struct dip_ar *ar, struct dip_stream *
                                     const struct layer *l, struct dip_comm *comm,
                                     const struct ar_scratch *t)
 {
-    DIP_TRY(norm(ar, s, t->h, t->x, l->mlp_norm));
-    DIP_TRY(project_gate_up(s, l, t));
-    DIP_TRY(
-        dip_silu_mul(s, &(struct dip_silu_mul_args){.out = t->gate, .gate = t->gate, .up = t->up}));
+    DIP_TRY(project_gated(ar, s, l, t));
     return linear_reduced(ar, s, comm, t, t->gate, l->down);
 }
 

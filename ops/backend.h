@@ -1,7 +1,7 @@
 /* ops/backend.h - the table a backend fills; private to ops/.
  *
  * The wrappers in ops.c have checked shapes, dtypes and aliasing. A NULL entry makes the wrapper
- * return UNSUPPORTED. */
+ * return UNSUPPORTED, or run the operations that the entry would join. */
 #pragma once
 
 #include "ops/ops.h"
@@ -79,5 +79,8 @@ struct dip_ops {
 #define DIP_OPS_ENTRY(op)                                                                          \
     enum dip_status (*op)(struct dip_stream * s, const struct dip_##op##_args *a);
     DIP_OPS_LIST(DIP_OPS_ENTRY)
+/* What a backend may do at one stroke: where it has no entry, ops/joint.c runs the parts. */
+#define DIP_OPS_JOINT_LIST(X) X(linear_normed) X(qkv_rope)
+    DIP_OPS_JOINT_LIST(DIP_OPS_ENTRY)
 #undef DIP_OPS_ENTRY
 };

@@ -158,7 +158,8 @@ enum dip_act { DIP_ACT_NONE, DIP_ACT_SILU, DIP_ACT_GELU_TANH, DIP_ACT_RELU };
  * [N, K, 1, 1]. chunk_count (0 = 1) cuts K into that many equal chunks, each summed alone, joined
  * in a fixed binary tree: the canonical reduction of row-parallel products, so that a
  * tensor-parallel group gives the same bits. chunk_count is a power of two and divides K. out may
- * not alias in. */
+ * not alias in. A device may fetch weights ahead of what was enqueued before: what is enqueued
+ * since the last wait may not write them. */
 struct dip_linear_args {
     struct dip_tensor out, in, weight;
     const struct dip_tensor *bias; /* [N] or NULL */
@@ -306,6 +307,38 @@ struct dip_attend_args {
     int heads, kv_heads, head_dim;
 };
 DIP_MUST_USE enum dip_status dip_attend(struct dip_stream *s, const struct dip_attend_args *a);
+
+/* ---- neighbours at one stroke ----
+ *
+ * Each of these stands for operations above, one after the other, and has their bits. A backend
+ * that can do better has an entry of its own; for the others ops/joint.c runs the operations.
+ * Memory for what lies between is the caller's, and undefined afterwards. */
+
+/* dip_norm_rms on in[R, K], then dip_linear: out[R, N] = norm(in) weight[N, K]^T. With is_gated,
+ * weight[2N, K] holds a gate and what it lets through, and dip_silu_mul comes behind: out = silu(of
+ * the first N) * of the last N. out may be the first columns of pair. */
+struct dip_linear_normed_args {
+    struct dip_tensor out, in, weight, norm;
+    struct dip_tensor normed; /* [R, K]: the operand, rounded to this dtype */
+    struct dip_tensor pair;   /* [R, 2N]: gate and up, rounded to this dtype; is_gated only */
+    float eps;
+    bool is_gated;
+};
+DIP_MUST_USE enum dip_status dip_linear_normed(struct dip_stream *s,
+                                               const struct dip_linear_normed_args *a);
+
+/* dip_rope on the first `heads` heads of qkv[R, (heads + 2 kv_heads) * head_dim] with q_norm, on
+ * the next kv_heads with k_norm, and dip_kv_append of those and of the last kv_heads. What q holds
+ * stays in qkv; its other columns are undefined afterwards. */
+struct dip_qkv_rope_args {
+    struct dip_tensor qkv, q_norm, k_norm;
+    struct dip_kv kv;
+    const struct dip_row *rows;
+    const float *inv_freq;
+    int heads, kv_heads, head_dim;
+    float eps;
+};
+DIP_MUST_USE enum dip_status dip_qkv_rope(struct dip_stream *s, const struct dip_qkv_rope_args *a);
 
 /* Draws one id per row from logits[R, V] f32: divide by temperature, keep logits >= the k-th
  * largest (ties stay), keep the nucleus (model.md 3.4: drop ascending cumulative <= 1 - top_p,

@@ -175,6 +175,7 @@ static __global__ void __launch_bounds__(THREADS)
     join_kernel(struct dip_cuda_attend j, int64_t row_first, int64_t span_count)
 {
     int64_t row = row_first + blockIdx.y, head = blockIdx.x;
+    dip__let_next_begin(); /* the output product's weights may come meanwhile */
     int used = j.rows[row].position / SPAN + 1;
     const float *part =
         (const float *)j.scratch + (blockIdx.y * j.head_count + head) * span_count * part_floats(j);

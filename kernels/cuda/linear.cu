@@ -236,6 +236,7 @@ static __global__ void __launch_bounds__(FEW_THREADS, 2)
     struct fragments next = {};
     if (warp < slices)
         next = load_weights(p, f, slice_of(p, warp, per_chunk));
+    dip__let_next_begin();
     dip__wait_inputs(); /* weights are under way while the rows are still being computed */
     if (f.norm_weight.data) {
         normalise(p, f, rows, room);
@@ -352,6 +353,13 @@ static enum dip_status run_few(struct CUstream_st *stream, const struct dip_cuda
                             few_shared_bytes(p, job->norm_weight.data != NULL), p, f);
 }
 
+/* Whether one launch for few rows computes the whole job. operand: what is multiplied. */
+static bool is_few(const struct dip_cuda_linear *job, enum dip_dtype operand)
+{
+    return operand == DIP_BF16 && job->weight.dtype == DIP_BF16 &&
+           job->in.rows <= (job->norm_weight.data ? FEW_NORM_ROWS : FEW_ROWS);
+}
+
 /* The rows [row, row + count) of a view. */
 static struct dip_cuda_view rows_of(struct dip_cuda_view v, int64_t row, int64_t count)
 {
@@ -383,7 +391,7 @@ static enum dip_status run_parts(struct CUstream_st *stream, struct dip_cuda_lin
         part.in = norm.out;
         part.norm_weight.data = NULL;
     }
-    if (!part.is_gated)
+    if (!part.is_gated || is_few(&part, part.in.dtype))
         return dip_cuda_linear(stream, &part);
     part.is_gated = false;
     part.out = dense_at(pair, out.dtype, out.rows, 2 * out.columns);
@@ -410,8 +418,6 @@ static enum dip_status run_apart(struct CUstream_st *stream, const struct dip_cu
         struct dip_cuda_linear part = *job;
         part.in = rows_of(job->in, row, count);
         part.out = rows_of(job->out, row, count);
-        part.is_early =
-            false; /* its operand is what the launch before it writes, and no more is known */
         DIP_TRY(run_parts(stream, part, job->scratch, (char *)job->scratch + offset));
     }
     return DIP_OK;
@@ -435,12 +441,11 @@ enum dip_status dip_cuda_linear(struct CUstream_st *stream, const struct dip_cud
         return DIP_UNSUPPORTED;
     struct dip__product p = product_of(job, chunk_count);
     bool is_normed = job->norm_weight.data != NULL;
-    enum dip_dtype operand = is_normed ? job->operand_dtype : job->in.dtype;
-    bool is_tensor = operand == DIP_BF16 && job->weight.dtype == DIP_BF16;
-    if (is_tensor && p.row_count <= (is_normed ? FEW_NORM_ROWS : FEW_ROWS))
+    if (is_few(job, is_normed ? job->operand_dtype : job->in.dtype))
         return run_few(stream, job, p, chunk_count);
     if (is_normed || job->is_gated)
         return run_apart(stream, job);
+    bool is_tensor = job->in.dtype == DIP_BF16 && job->weight.dtype == DIP_BF16;
     return run_many(stream, p, chunk_count, is_tensor, job->scratch);
 }
 

@@ -27,6 +27,15 @@ static __device__ __forceinline__ void dip__wait_inputs(void)
 #endif
 }
 
+/* The next launch of the stream, if it was asked to be early, may begin once every block of this
+ * one has come here: in what room is left beside them. It waits for this one's end by itself. */
+static __device__ __forceinline__ void dip__let_next_begin(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 static __device__ __forceinline__ uint32_t dip__bf16x2(float low, float high)
 {
     uint32_t bits;

@@ -32,6 +32,7 @@ struct dip__cuda {
     int index;
     char class_name[48]; /* "cuda-sm90-bf16": architecture and activations decide the bits */
     int processor_count;
+    bool can_launch_early; /* programmatic dependent launch: 9.0 and up */
     struct dip_mem ranges[DIP__CUDA_RANGES_MAX];
     int range_count;
     struct dip__cuda_library *library; /* cuBLASLt; NULL in a build without */

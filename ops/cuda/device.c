@@ -72,6 +72,7 @@ enum dip_status dip__cuda_open(struct dip_device *device, const struct dip_devic
         return dip_fail(why, DIP_NO_MEMORY, "not enough memory to open a device");
     cuda->index = options->index;
     cuda->processor_count = properties.multiProcessorCount;
+    cuda->can_launch_early = properties.major >= 9;
     snprintf(cuda->class_name, sizeof cuda->class_name, "cuda-sm%d%d-%s", properties.major,
              properties.minor, device->activation == DIP_F32 ? "f32" : "bf16");
     device->state = cuda; /* close takes it from here */

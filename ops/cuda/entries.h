@@ -34,4 +34,5 @@ DIP_MUST_USE enum dip_status dip__cuda_launched(struct dip_stream *s, enum dip_s
 #define DIP__CUDA_ENTRY(op)                                                                        \
     enum dip_status dip__cuda_##op(struct dip_stream *s, const struct dip_##op##_args *a);
 DIP_OPS_LIST(DIP__CUDA_ENTRY)
+DIP_OPS_JOINT_LIST(DIP__CUDA_ENTRY)
 #undef DIP__CUDA_ENTRY

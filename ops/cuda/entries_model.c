@@ -157,6 +157,17 @@ enum dip_status dip__cuda_kv_append(struct dip_stream *s, const struct dip_kv_ap
                             .v = dip__cuda_view(a->v), .rows = rows);
 }
 
+enum dip_status dip__cuda_qkv_rope(struct dip_stream *s, const struct dip_qkv_rope_args *a)
+{
+    STAGE(s, rows, a->rows, rows_bytes(a->qkv));
+    STAGE(s, inv_freq, a->inv_freq, sizeof(float) * (size_t)(a->head_dim / 2));
+    return DIP__CUDA_LAUNCH(s, qkv_rope, .qkv = dip__cuda_view(a->qkv), .kv = kv_of(&a->kv),
+                            .q_weight = dip__cuda_param(&a->q_norm),
+                            .k_weight = dip__cuda_param(&a->k_norm), .rows = rows,
+                            .inv_freq = inv_freq, .head_count = a->heads,
+                            .kv_head_count = a->kv_heads, .head_dim = a->head_dim, .eps = a->eps);
+}
+
 enum dip_status dip__cuda_attend(struct dip_stream *s, const struct dip_attend_args *a)
 {
     STAGE(s, rows, a->rows, rows_bytes(a->q));

@@ -17,6 +17,20 @@ static enum dip_status own(struct dip_stream *s, const struct dip_linear_args *a
                             .weight_stride = a->weight.rank == 2 ? a->weight.row_stride : in_count,
                             .chunk_count = a->chunk_count ? a->chunk_count : 1,
                             .act = (enum dip_kernel_act)a->act, .is_added = a->is_added,
+                            .is_early = dip__cuda(s->device)->can_launch_early,
+                            .scratch = dip__cuda_stream(s)->scratch);
+}
+
+/* Never many rows that always come together, so never the library's. */
+enum dip_status dip__cuda_linear_normed(struct dip_stream *s,
+                                        const struct dip_linear_normed_args *a)
+{
+    return DIP__CUDA_LAUNCH(s, linear, .out = dip__cuda_view(a->out), .in = dip__cuda_view(a->in),
+                            .weight = dip__cuda_param(&a->weight),
+                            .weight_stride = a->weight.row_stride, .chunk_count = 1,
+                            .is_gated = a->is_gated, .norm_weight = dip__cuda_param(&a->norm),
+                            .norm_eps = a->eps, .operand_dtype = a->normed.dtype,
+                            .is_early = dip__cuda(s->device)->can_launch_early,
                             .scratch = dip__cuda_stream(s)->scratch);
 }
 

@@ -80,7 +80,7 @@ static const struct dip_ops cuda_ops = {
 #endif
     ENTRY(tree_sum)
     ENTRY(reserve_shared) ENTRY(release_shared) ENTRY(decode_begin) ENTRY(decode_end)
-    DIP_OPS_LIST(ENTRY)
+    DIP_OPS_LIST(ENTRY) DIP_OPS_JOINT_LIST(ENTRY)
 };
 /* clang-format on */
 
