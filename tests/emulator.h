@@ -22,8 +22,9 @@ static inline void *emulator_symbol(const char *name)
 {
     void *handle = dlopen(DIP_EMULATED_PLUGIN, RTLD_NOW | RTLD_NOLOAD);
     void *symbol = handle ? dlsym(handle, name) : NULL;
+    if (handle)
+        dlclose(handle); /* this reference, not the plug-in */
     if (!symbol)
         fail_msg("the emulated plug-in has no %s", name);
-    dlclose(handle); /* this reference, not the plug-in */
     return symbol;
 }
