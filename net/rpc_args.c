@@ -23,6 +23,16 @@ void dip__rpc_args_text(struct rpc_args *args, const char *key, const char *valu
     arg->value.string = (char *)(uintptr_t)value;
 }
 
+void dip__rpc_args_quota(struct rpc_args *args, grpc_resource_quota *quota)
+{
+    dip_assert(args->count < RPC_ARGS_MAX);
+    grpc_arg *arg = &args->list[args->count++];
+    arg->type = GRPC_ARG_POINTER;
+    arg->key = (char *)(uintptr_t)GRPC_ARG_RESOURCE_QUOTA;
+    arg->value.pointer.p = quota;
+    arg->value.pointer.vtable = grpc_resource_quota_arg_vtable();
+}
+
 void dip__rpc_args_ms(struct rpc_args *args, const char *key, int64_t ns)
 {
     if (ns > 0)

@@ -166,6 +166,8 @@ struct rpc_args {
 
 void dip__rpc_args_int(struct rpc_args *args, const char *key, int64_t value);
 void dip__rpc_args_text(struct rpc_args *args, const char *key, const char *value);
+/* gRPC takes a share of its own. */
+void dip__rpc_args_quota(struct rpc_args *args, grpc_resource_quota *quota);
 /* In whole milliseconds, at least 1; 0 = leave gRPC's default. */
 void dip__rpc_args_ms(struct rpc_args *args, const char *key, int64_t ns);
 /* 0 = leave gRPC's own way. */

@@ -101,17 +101,27 @@ static void all_received(struct dip_rpc_call *call)
         call->handler->on_half_close(call->context, call);
 }
 
-static bool is_acceptable(struct dip_rpc_call *call, const grpc_byte_buffer *buffer, size_t bytes)
+static void refuse_large(struct dip_rpc_call *call, size_t bytes)
 {
     char text[96];
+    if (call->is_server && !call->handler && call->method->refuse) {
+        call->is_all_received = true;
+        call->method->refuse(call->method->context, call, bytes);
+        return;
+    }
+    snprintf(text, sizeof text, "a message of %zu bytes, at most %zu are taken", bytes,
+             call->receive_bytes_max);
+    refuse(call, DIP_RPC_RESOURCE_EXHAUSTED, text);
+}
+
+static bool is_acceptable(struct dip_rpc_call *call, const grpc_byte_buffer *buffer, size_t bytes)
+{
     if (buffer->data.raw.compression != GRPC_COMPRESS_NONE) {
         refuse(call, DIP_RPC_UNIMPLEMENTED, "messages must not be compressed");
         return false;
     }
     if (bytes > call->receive_bytes_max) {
-        snprintf(text, sizeof text, "a message of %zu bytes, at most %zu are taken", bytes,
-                 call->receive_bytes_max);
-        refuse(call, DIP_RPC_RESOURCE_EXHAUSTED, text);
+        refuse_large(call, bytes);
         return false;
     }
     if (call->request) {

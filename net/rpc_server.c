@@ -24,7 +24,7 @@
 #include "base/flag.h"
 #include "net/rpc_private.h"
 
-enum { ACCEPTS = 16, LOOPS_MAX = 64, UNKNOWN_PATH_BYTES = 80 };
+enum { ACCEPTS = 16, LOOPS_MAX = 64, UNKNOWN_PATH_BYTES = 80, READ_FACTOR = 4 };
 
 /* One call that gRPC may bring. Owner: the station's loop. */
 struct accept {
@@ -199,6 +199,8 @@ static void begin(struct station *station, struct dip_rpc_call *call, struct acc
                                                            .message = "too many calls"});
         return;
     }
+    if (call->method->may_begin && !call->method->may_begin(call->method->context, call))
+        return; /* what it sends is not asked for, so that no more than a window of it is read */
     call->receive_bytes_max = call->method->request_bytes_max > 0 ? call->method->request_bytes_max
                                                                   : options->message_bytes_max;
     if (call->method->kind == DIP_RPC_CLIENT_STREAM || call->method->kind == DIP_RPC_BIDI) {
@@ -269,6 +271,8 @@ static void set_defaults(struct dip_rpc_server_options *o)
 {
     if (!o->message_bytes_max)
         o->message_bytes_max = RPC_MESSAGE_BYTES_DEFAULT;
+    if (!o->buffer_bytes_max)
+        o->buffer_bytes_max = (size_t)512 << 20;
     if (!o->metadata_bytes_max)
         o->metadata_bytes_max = 16 << 10;
     if (!o->stream_count_max)
@@ -287,7 +291,8 @@ static void set_defaults(struct dip_rpc_server_options *o)
 
 static void put_args(struct rpc_args *args, const struct dip_rpc_server_options *o)
 {
-    dip__rpc_args_int(args, GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int64_t)o->message_bytes_max);
+    dip__rpc_args_int(args, GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
+                      (int64_t)(READ_FACTOR * o->message_bytes_max));
     dip__rpc_args_int(args, GRPC_ARG_MAX_METADATA_SIZE, (int64_t)o->metadata_bytes_max);
     dip__rpc_args_window(args, o->window_bytes);
     dip__rpc_args_int(args, GRPC_ARG_MAX_CONCURRENT_STREAMS, o->stream_count_max);
@@ -358,8 +363,12 @@ enum dip_status dip_rpc_server_start(const struct dip_rpc_server_options *option
     server->home = options->loops[0];
     set_defaults(&server->options);
     put_args(&args, &server->options);
+    grpc_resource_quota *quota = grpc_resource_quota_create("server");
+    grpc_resource_quota_resize(quota, server->options.buffer_bytes_max);
+    dip__rpc_args_quota(&args, quota);
     server->core =
         grpc_server_create(&(grpc_channel_args){.num_args = args.count, .args = args.list}, NULL);
+    grpc_resource_quota_unref(quota);
     for (int i = 0; i < options->loop_count; i++)
         grpc_server_register_completion_queue(server->core, dip__rpc_loop_queue(options->loops[i]),
                                               NULL);

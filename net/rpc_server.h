@@ -5,7 +5,14 @@
  * messages above the ceiling and calls above call_count_max (RESOURCE_EXHAUSTED), compressed
  * messages (UNIMPLEMENTED: 1 KB can unpack to 1 GB, and images do not compress), requests that do
  * not become whole soon enough (DEADLINE_EXCEEDED), clients without a certificate when one is asked
- * for. */
+ * for. A method may refuse in its own words who shows no credential, of whom nothing is read then,
+ * and a request that is too large.
+ *
+ * A request that is too large is read before it is refused, up to four times the ceiling: gRPC
+ * would end the call by itself otherwise, without a word of ours. Beyond that it does. The core of
+ * the images (1.85) looks at the length that a message states; Debian's (1.51) has read all of it
+ * by then, up to 4 GiB, so that buffer_bytes_max is what bounds the memory of this process. Beyond
+ * it gRPC ends streams, whosever they are (RESOURCE_EXHAUSTED), until there is room again. */
 #pragma once
 
 #include "net/rpc_call.h"
@@ -23,6 +30,9 @@ struct dip_rpc_method {
     int queue_count_max;      /* messages that wait to be sent; 0 = 16 */
     size_t queue_bytes_max;   /* and their bytes; 0 = 8 MiB */
     int64_t stall_ns;         /* a reader that takes no message for so long is cut; 0 = never */
+    /* May be NULL; both are given `context`, before the handler is told of the call. */
+    bool (*may_begin)(void *context, struct dip_rpc_call *call); /* false: it has ended the call */
+    void (*refuse)(void *context, struct dip_rpc_call *call, size_t bytes); /* ends it: too large */
 };
 
 struct dip_rpc_server_options {
@@ -34,6 +44,7 @@ struct dip_rpc_server_options {
     int method_count;
     /* Ceilings; 0 = the default in brackets. */
     size_t message_bytes_max;     /* received, any method [4 MiB] */
+    size_t buffer_bytes_max;      /* of all connections, being read [512 MiB] */
     size_t metadata_bytes_max;    /* headers of one call [16 KiB] */
     int stream_count_max;         /* calls on one connection [100] */
     size_t window_bytes;          /* unread, of one stream [grows with the measured bandwidth] */

@@ -30,6 +30,7 @@ enum dip_scope {
     DIP_SCOPE_GENERATE = 2,
     DIP_SCOPE_ADMIN = 4,
     DIP_SCOPE_WORKER = 8,
+    DIP_SCOPE_ANY = 15, /* asked for: to be known is enough */
 };
 
 enum { DIP_TENANT_BYTES = 64, DIP_TOKENS_MAX = 4096 };

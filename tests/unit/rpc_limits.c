@@ -142,6 +142,73 @@ static void headers_beyond_the_limit_are_refused(void **state)
     assert_int_equal(p.served[ECHO].opens, 0); /* nobody was told */
 }
 
+static bool nobody_may(void *context, struct dip_rpc_call *call)
+{
+    (void)context;
+    dip_rpc_call_finish(call, &(struct dip_rpc_status){.code = DIP_RPC_UNAUTHENTICATED});
+    return false;
+}
+
+/* The call has its answer although its request has not come, and never will. */
+static void a_stranger_is_refused_unheard(void **state)
+{
+    (void)state;
+    struct seen seen;
+    pair_open(&p, NULL);
+    p.methods[ECHO].may_begin = nobody_may;
+    (void)pair_call(&p, ECHO, &seen, 0);
+    WAIT_UNTIL(p.loop, seen.closes);
+    assert_int_equal(seen.code, DIP_RPC_UNAUTHENTICATED);
+    assert_int_equal(p.served[ECHO].opens, 0);
+}
+
+static void in_own_words(void *context, struct dip_rpc_call *call, size_t bytes)
+{
+    struct seen *served = context;
+    served->bytes = bytes;
+    dip_rpc_call_finish(
+        call, &(struct dip_rpc_status){.code = DIP_RPC_OUT_OF_RANGE, .message = "what a lot"});
+}
+
+static void what_is_too_large_is_refused_in_the_methods_words(void **state)
+{
+    (void)state;
+    struct seen seen;
+    pair_open(&p, &(struct dip_rpc_server_options){.message_bytes_max = 1 << 16});
+    p.methods[ECHO].refuse = in_own_words;
+    struct dip_rpc_call *call = pair_call(&p, ECHO, &seen, 0);
+    assert_int_equal(send_bytes(call, 4 << 16), DIP_OK);
+    dip_rpc_call_half_close(call);
+    WAIT_UNTIL(p.loop, seen.closes);
+    assert_int_equal(seen.code, DIP_RPC_OUT_OF_RANGE);
+    assert_string_equal(seen.text, "what a lot");
+    assert_int_equal(p.served[ECHO].bytes, 4 << 16);
+    assert_int_equal(p.served[ECHO].opens, 0);
+    call = pair_call(&p, ECHO, &seen, 0); /* not read to its end for the sake of a word */
+    assert_int_equal(send_bytes(call, (4 << 16) + 1), DIP_OK);
+    dip_rpc_call_half_close(call);
+    WAIT_UNTIL(p.loop, seen.closes);
+    assert_int_equal(seen.code, DIP_RPC_RESOURCE_EXHAUSTED);
+}
+
+static void what_is_not_whole_yet_has_its_share_of_memory(void **state)
+{
+    (void)state;
+    struct seen seen;
+    pair_open(&p, &(struct dip_rpc_server_options){.message_bytes_max = 64 << 20,
+                                                   .buffer_bytes_max = 8 << 20});
+    p.methods[ECHO].refuse = in_own_words;
+    struct dip_rpc_call *call = pair_call(&p, ECHO, &seen, 0);
+    assert_int_equal(send_bytes(call, 65 << 20), DIP_OK);
+    dip_rpc_call_half_close(call);
+    WAIT_UNTIL(p.loop, seen.closes);
+    assert_int_equal(seen.code, DIP_RPC_RESOURCE_EXHAUSTED);
+    assert_int_equal(p.served[ECHO].bytes, 0); /* it never came to its end */
+    pair_ask(&p, ECHO, &seen, "small");
+    WAIT_UNTIL(p.loop, seen.closes);
+    assert_int_equal(seen.code, DIP_RPC_OK);
+}
+
 /* Pings without anything to carry, faster than allowed: two are forgiven. */
 static void who_pings_too_often_is_sent_away(void **state)
 {
@@ -205,6 +272,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(a_client_is_told_the_limits, teardown),
         cmocka_unit_test_teardown(headers_beyond_the_limit_are_refused, teardown),
+        cmocka_unit_test_teardown(a_stranger_is_refused_unheard, teardown),
+        cmocka_unit_test_teardown(what_is_too_large_is_refused_in_the_methods_words, teardown),
+        cmocka_unit_test_teardown(what_is_not_whole_yet_has_its_share_of_memory, teardown),
         cmocka_unit_test_teardown(who_pings_too_often_is_sent_away, teardown),
         cmocka_unit_test_teardown(who_says_nothing_is_not_waited_for, teardown),
         cmocka_unit_test_teardown(an_old_connection_makes_way, teardown),

@@ -65,8 +65,8 @@ static const struct dip_rpc_handler worker_handler = {.on_message = ask_worker};
 static const struct dip_rpc_handler silent_handler = {0};
 
 static const struct dip_rpc_method methods[] = {
-    {"/t.T/Work", DIP_RPC_UNARY, &worker_handler, NULL, 0, 0, 0, 0},
-    {"/t.T/Silent", DIP_RPC_BIDI, &silent_handler, NULL, 0, 0, 0, 0},
+    {.path = "/t.T/Work", .kind = DIP_RPC_UNARY, .handler = &worker_handler},
+    {.path = "/t.T/Silent", .kind = DIP_RPC_BIDI, .handler = &silent_handler},
 };
 
 /* ---- the server's threads ---- */
