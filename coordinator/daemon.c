@@ -383,28 +383,58 @@ static void on_open(void *context, struct dip_rpc_call *call)
         route->handler->on_open(route->daemon, call);
 }
 
-/* What clients ask of a cluster, not what a probe asks of a process. */
-static bool is_for_clients(const char *path)
+/* What a stranger sends is not even read. */
+static bool shows_credential(void *context, struct dip_rpc_call *call)
 {
-    return strncmp(path, "/diptych.v1.", 12) == 0 || strncmp(path, "/externalscaler.", 16) == 0;
+    const struct route *route = context;
+    struct caller caller;
+    struct dip_error error;
+    if (dip__caller_read(route->daemon, call, DIP_SCOPE_ANY, &caller, &error))
+        return true;
+    dip__reply_error(route->daemon, route->method, call, &error);
+    return false;
 }
 
-void dip__service_add(struct dip_coordinator_daemon *d, const char *path, enum dip_rpc_kind kind,
-                      const struct dip_rpc_handler *handler)
+static void on_too_large(void *context, struct dip_rpc_call *call, size_t bytes)
 {
-    static const struct dip_rpc_handler routed = {.on_open = on_open};
+    const struct route *route = context;
+    struct dip_error error;
+    dip_error_set(&error, DIP_REASON_MESSAGE_TOO_LARGE,
+                  "the message is %zu bytes; at most %d are taken: shorten it", bytes,
+                  REQUEST_BYTES_MAX);
+    dip_error_fact(&error, "length", "%zu", bytes);
+    dip_error_fact(&error, "limit", "%d", REQUEST_BYTES_MAX);
+    dip__reply_error(route->daemon, route->method, call, &error);
+}
+
+void dip__probe_add(struct dip_coordinator_daemon *d, const char *path, enum dip_rpc_kind kind,
+                    const struct dip_rpc_handler *handler)
+{
     dip_assert(d->method_count < FRONT_METHODS_MAX);
-    struct route *route = &d->routes[d->method_count];
-    *route = (struct route){d, handler};
-    bool is_routed = d->options.is_forwarding && is_for_clients(path);
     d->methods[d->method_count++] = (struct dip_rpc_method){
         .path = path,
         .kind = kind,
-        .handler = is_routed ? &routed : handler,
-        .context = is_routed ? (void *)route : (void *)d,
+        .handler = handler,
+        .context = d,
+        .request_bytes_max = REQUEST_BYTES_MAX,
         .queue_count_max = kind == DIP_RPC_UNARY ? 1 : 32,
         .queue_bytes_max = (size_t)2 * IMAGE_CHUNK_BYTES + 4096,
         .stall_ns = kind == DIP_RPC_SERVER_STREAM ? d->options.stall_ns : 0};
+}
+
+void dip__service_add(struct dip_coordinator_daemon *d, enum dip_front_method method,
+                      const char *path, enum dip_rpc_kind kind,
+                      const struct dip_rpc_handler *handler)
+{
+    static const struct dip_rpc_handler routed = {.on_open = on_open};
+    dip__probe_add(d, path, kind, &routed);
+    struct route *route = &d->routes[d->method_count - 1];
+    struct dip_rpc_method *row = &d->methods[d->method_count - 1];
+    *route = (struct route){d, handler, method};
+    row->context = route;
+    row->refuse = on_too_large;
+    if (strncmp(path, "/diptych.v1.", 12) == 0)
+        row->may_begin = shows_credential;
 }
 
 static void set_defaults(struct dip_coordinator_daemon_options *o)

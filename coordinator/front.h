@@ -26,7 +26,7 @@
 enum {
     FRONT_METHODS_MAX = 32,
     FRONT_TENANTS = 1024, /* shares that the scheduler tells apart */
-    GENERATE_BYTES_MAX = 64 << 10,
+    REQUEST_BYTES_MAX = 64 << 10,
     IMAGE_CHUNK_BYTES = 1 << 20,
 };
 
@@ -40,6 +40,7 @@ struct dip_coordinator_daemon {
     struct route {
         struct dip_coordinator_daemon *daemon;
         const struct dip_rpc_handler *handler;
+        enum dip_front_method method;
     } routes[FRONT_METHODS_MAX];            /* of those methods */
     struct dip_rpc_channel *leader_channel; /* for calls that are passed on; NULL = none yet */
     char leader_target[256];
@@ -176,9 +177,14 @@ void dip__service_health(struct dip_coordinator_daemon *d);
 void dip__service_reflection(struct dip_coordinator_daemon *d);
 void dip__service_scaler(struct dip_coordinator_daemon *d);
 
-/* Adds a row; queue and stall are those of events. */
-void dip__service_add(struct dip_coordinator_daemon *d, const char *path, enum dip_rpc_kind kind,
+/* Adds a row of what clients ask of a cluster; queue and stall are those of events. Calls of this
+ * project's own services show who makes them before anything of their request is read. */
+void dip__service_add(struct dip_coordinator_daemon *d, enum dip_front_method method,
+                      const char *path, enum dip_rpc_kind kind,
                       const struct dip_rpc_handler *handler);
+/* Adds a row of what anybody may ask of this very process: never passed on, not counted. */
+void dip__probe_add(struct dip_coordinator_daemon *d, const char *path, enum dip_rpc_kind kind,
+                    const struct dip_rpc_handler *handler);
 
 /* Tells the watchers of health when something has changed. */
 void dip__health_tell(struct dip_coordinator_daemon *d);

@@ -107,14 +107,6 @@ void *dip__reply_read(struct dip_coordinator_daemon *d, enum dip_front_method me
         dip__reply_error(d, method, call, &error);
         return NULL;
     }
-    if (bytes > GENERATE_BYTES_MAX) {
-        dip_error_set(&error, DIP_REASON_MESSAGE_TOO_LARGE,
-                      "the message is %zu bytes; at most %d are taken", bytes, GENERATE_BYTES_MAX);
-        dip_error_fact(&error, "length", "%zu", bytes);
-        dip_error_fact(&error, "limit", "%d", GENERATE_BYTES_MAX);
-        dip__reply_error(d, method, call, &error);
-        return NULL;
-    }
     enum dip_status status = dip_proto_decode(type, data, bytes, &fault, &message);
     if (!status)
         return message;

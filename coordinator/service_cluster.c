@@ -514,5 +514,5 @@ void dip__service_cluster(struct dip_coordinator_daemon *d)
         {"/diptych.v1.ClusterService/ListJobs", DIP_RPC_UNARY, {.on_message = on_list_jobs}},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        dip__service_add(d, rows[i].path, rows[i].kind, &rows[i].handler);
+        dip__service_add(d, METHOD, rows[i].path, rows[i].kind, &rows[i].handler);
 }

@@ -191,7 +191,7 @@ void dip__service_health(struct dip_coordinator_daemon *d)
     static const struct dip_rpc_handler list = {.on_message = on_list};
     static const struct dip_rpc_handler watch = {
         .on_open = on_watch_open, .on_message = on_watch, .on_close = on_watch_close};
-    dip__service_add(d, "/grpc.health.v1.Health/Check", DIP_RPC_UNARY, &check);
-    dip__service_add(d, "/grpc.health.v1.Health/List", DIP_RPC_UNARY, &list);
-    dip__service_add(d, "/grpc.health.v1.Health/Watch", DIP_RPC_SERVER_STREAM, &watch);
+    dip__probe_add(d, "/grpc.health.v1.Health/Check", DIP_RPC_UNARY, &check);
+    dip__probe_add(d, "/grpc.health.v1.Health/List", DIP_RPC_UNARY, &list);
+    dip__probe_add(d, "/grpc.health.v1.Health/Watch", DIP_RPC_SERVER_STREAM, &watch);
 }

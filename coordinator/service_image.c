@@ -397,8 +397,10 @@ void dip__service_image(struct dip_coordinator_daemon *d)
     static const struct dip_rpc_handler watch_handler = {on_open_watch, on_watch, NULL, on_writable,
                                                          on_close};
     static const struct dip_rpc_handler cancel_handler = {.on_message = on_cancel};
-    dip__service_add(d, "/diptych.v1.ImageService/Generate", DIP_RPC_SERVER_STREAM,
-                     &generate_handler);
-    dip__service_add(d, "/diptych.v1.ImageService/Watch", DIP_RPC_SERVER_STREAM, &watch_handler);
-    dip__service_add(d, "/diptych.v1.ImageService/Cancel", DIP_RPC_UNARY, &cancel_handler);
+    dip__service_add(d, DIP_FRONT_METHOD_GENERATE, "/diptych.v1.ImageService/Generate",
+                     DIP_RPC_SERVER_STREAM, &generate_handler);
+    dip__service_add(d, DIP_FRONT_METHOD_WATCH, "/diptych.v1.ImageService/Watch",
+                     DIP_RPC_SERVER_STREAM, &watch_handler);
+    dip__service_add(d, DIP_FRONT_METHOD_CANCEL, "/diptych.v1.ImageService/Cancel", DIP_RPC_UNARY,
+                     &cancel_handler);
 }

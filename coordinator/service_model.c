@@ -178,7 +178,7 @@ void dip__service_model(struct dip_coordinator_daemon *d)
     static const struct dip_rpc_handler get = {.on_message = on_get};
     static const struct dip_rpc_handler list = {.on_message = on_list};
     static const struct dip_rpc_handler tokens = {.on_message = on_tokenize};
-    dip__service_add(d, "/diptych.v1.ModelService/GetModel", DIP_RPC_UNARY, &get);
-    dip__service_add(d, "/diptych.v1.ModelService/ListModels", DIP_RPC_UNARY, &list);
-    dip__service_add(d, "/diptych.v1.ModelService/Tokenize", DIP_RPC_UNARY, &tokens);
+    dip__service_add(d, METHOD, "/diptych.v1.ModelService/GetModel", DIP_RPC_UNARY, &get);
+    dip__service_add(d, METHOD, "/diptych.v1.ModelService/ListModels", DIP_RPC_UNARY, &list);
+    dip__service_add(d, METHOD, "/diptych.v1.ModelService/Tokenize", DIP_RPC_UNARY, &tokens);
 }

@@ -36,8 +36,8 @@ void dip__service_reflection(struct dip_coordinator_daemon *d)
 {
     static const struct dip_rpc_handler handler = {.on_message = on_message,
                                                    .on_half_close = on_half_close};
-    dip__service_add(d, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", DIP_RPC_BIDI,
-                     &handler);
-    dip__service_add(d, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-                     DIP_RPC_BIDI, &handler);
+    dip__probe_add(d, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", DIP_RPC_BIDI,
+                   &handler);
+    dip__probe_add(d, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                   DIP_RPC_BIDI, &handler);
 }

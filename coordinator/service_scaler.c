@@ -234,11 +234,13 @@ void dip__service_scaler(struct dip_coordinator_daemon *d)
     static const struct dip_rpc_handler metrics = {.on_message = on_metrics};
     static const struct dip_rpc_handler watch = {
         .on_open = on_watch_open, .on_message = on_watch, .on_close = on_watch_close};
-    dip__service_add(d, "/externalscaler.ExternalScaler/IsActive", DIP_RPC_UNARY, &active);
-    dip__service_add(d, "/externalscaler.ExternalScaler/GetMetricSpec", DIP_RPC_UNARY, &spec);
-    dip__service_add(d, "/externalscaler.ExternalScaler/GetMetrics", DIP_RPC_UNARY, &metrics);
-    dip__service_add(d, "/externalscaler.ExternalScaler/StreamIsActive", DIP_RPC_SERVER_STREAM,
-                     &watch);
-    dip__service_add(d, "/externalscaler.ExternalScaler/StreamMetricSpec", DIP_RPC_SERVER_STREAM,
-                     &watch);
+    dip__service_add(d, METHOD, "/externalscaler.ExternalScaler/IsActive", DIP_RPC_UNARY, &active);
+    dip__service_add(d, METHOD, "/externalscaler.ExternalScaler/GetMetricSpec", DIP_RPC_UNARY,
+                     &spec);
+    dip__service_add(d, METHOD, "/externalscaler.ExternalScaler/GetMetrics", DIP_RPC_UNARY,
+                     &metrics);
+    dip__service_add(d, METHOD, "/externalscaler.ExternalScaler/StreamIsActive",
+                     DIP_RPC_SERVER_STREAM, &watch);
+    dip__service_add(d, METHOD, "/externalscaler.ExternalScaler/StreamMetricSpec",
+                     DIP_RPC_SERVER_STREAM, &watch);
 }

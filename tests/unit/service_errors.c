@@ -204,12 +204,27 @@ static void bytes_that_are_no_message_are_malformed(void **state)
     ask_bytes(&f, &asking, "\xff\xff\xff", 3, &a);
     WAIT_UNTIL(f.loop, a.closes);
     check_refused(&a, DIP_REASON_MALFORMED);
-    static char large[200000];
-    answer_free(&a);
-    ask_bytes(&f, &asking, large, sizeof large, &a);
-    WAIT_UNTIL(f.loop, a.closes);
-    check_refused(&a, DIP_REASON_MESSAGE_TOO_LARGE);
-    assert_string_equal(fact(&a, "length"), "200000");
+}
+
+/* Also beyond what the transport takes for any method. */
+static void a_message_that_is_too_large_says_how_large(void **state)
+{
+    (void)state;
+    static const struct asking asking = {.path = "/diptych.v1.ImageService/Generate",
+                                         .is_events = true};
+    static const size_t sizes[] = {65537, 20 << 20};
+    static char large[20 << 20];
+    front_open(&f);
+    for (int i = 0; i < 2; i++) {
+        char length[24];
+        snprintf(length, sizeof length, "%zu", sizes[i]);
+        answer_free(&a);
+        ask_bytes(&f, &asking, large, sizes[i], &a);
+        WAIT_UNTIL(f.loop, a.closes);
+        check_refused(&a, DIP_REASON_MESSAGE_TOO_LARGE);
+        assert_string_equal(fact(&a, "length"), length);
+        assert_string_equal(fact(&a, "limit"), "65536");
+    }
 }
 
 static void an_unknown_model_is_not_found(void **state)
@@ -463,6 +478,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(sizes_and_progress_are_checked, setup, teardown),
         cmocka_unit_test_setup_teardown(a_prompt_that_is_too_long_says_how_long, setup, teardown),
         cmocka_unit_test_setup_teardown(bytes_that_are_no_message_are_malformed, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_message_that_is_too_large_says_how_large, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(an_unknown_model_is_not_found, setup, teardown),
         cmocka_unit_test_setup_teardown(an_unknown_request_is_not_found, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_queue_says_when_to_come_again, setup, teardown),
