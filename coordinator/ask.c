@@ -2,8 +2,6 @@
  * path.
  */
 #include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,38 +24,22 @@ enum {
 
 /* ---- one field ---- */
 
-static bool bad(struct dip_error *error, const char *field, const char *format, ...)
-    DIP_PRINTF(3, 4);
-
-/* Always false. */
-static bool bad(struct dip_error *error, const char *field, const char *format, ...)
-{
-    char text[DIP_ERROR_TEXT_BYTES];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    dip_error_set(error, DIP_REASON_BAD_FIELD, "%s: %s", field, text);
-    dip_error_fact(error, "field", "%s", field);
-    dip_error_field(error, field, "%s", text);
-    return false;
-}
-
 static bool whole_in(struct dip_error *error, const char *field, int64_t value, int64_t min,
                      int64_t max)
 {
     if (value >= min && value <= max)
         return true;
-    return bad(error, field, "%lld, must be %lld to %lld", (long long)value, (long long)min,
-               (long long)max);
+    return dip__error_field(error, field, "%lld, must be %lld to %lld", (long long)value,
+                            (long long)min, (long long)max);
 }
 
 static bool real_in(struct dip_error *error, const char *field, double value, double min,
                     double max)
 {
-    if (value >= min && value <= max) /* false for NaN, too */
+    /* The smallest float that is 0.01 to a person may be a little less. False for NaN, too. */
+    if (value >= min * (1 - 1e-6) && value <= max)
         return true;
-    return bad(error, field, "%g, must be %g to %g", value, min, max);
+    return dip__error_field(error, field, "%g, must be %g to %g", value, min, max);
 }
 
 int dip__ask_edge_multiple(const struct dip_config *config)
@@ -89,7 +71,7 @@ static bool edge_is_good(struct dip_error *error, const char *field, uint32_t ed
         return false;
     if (edge % (uint32_t)multiple == 0)
         return true;
-    return bad(error, field, "%u, must be a multiple of %d", edge, multiple);
+    return dip__error_field(error, field, "%u, must be a multiple of %d", edge, multiple);
 }
 
 /* ---- the parts of a request ---- */
@@ -118,16 +100,15 @@ static bool read_sampling(const struct dip_config *config, const Diptych__V1__Sa
     if (s->temperature_presence_case) {
         request->given |= DIP_GIVEN_TEMPERATURE;
         request->temperature = (double)s->temperature;
-        /* The smallest float that is 0.01 to a person may be a little less. */
-        if (!real_in(error, "sampling.temperature", request->temperature,
-                     DIP_TEMPERATURE_MIN * (1 - 1e-6), DIP_TEMPERATURE_MAX))
+        if (!real_in(error, "sampling.temperature", request->temperature, DIP_TEMPERATURE_MIN,
+                     DIP_TEMPERATURE_MAX))
             return false;
         request->temperature = fmax(request->temperature, DIP_TEMPERATURE_MIN);
     }
     if (s->top_p_presence_case) {
         request->given |= DIP_GIVEN_TOP_P;
         request->top_p = (double)s->top_p;
-        if (!real_in(error, "sampling.top_p", request->top_p, DIP_TOP_P_MIN * (1 - 1e-6), 1))
+        if (!real_in(error, "sampling.top_p", request->top_p, DIP_TOP_P_MIN, 1))
             return false;
         request->top_p = fmax(request->top_p, DIP_TOP_P_MIN);
     }
@@ -146,9 +127,12 @@ static bool read_words(const Diptych__V1__Sampling *s, struct dip_request *reque
     if (!s)
         return true;
     if (s->negative_prompt && s->negative_prompt[0])
-        return bad(error, "sampling.negative_prompt", "this model has no negative prompts");
+        return dip__error_field(error, "sampling.negative_prompt",
+                                "this model has no negative prompts; leave it out");
     if ((unsigned)s->determinism > DIPTYCH__V1__DETERMINISM_MODE__DETERMINISM_MODE_STRICT)
-        return bad(error, "sampling.determinism", "%d is no mode", (int)s->determinism);
+        return dip__error_field(error, "sampling.determinism",
+                                "%d, must be 1 (BEST_EFFORT), 2 (STRICT) or left out",
+                                (int)s->determinism);
     switch (s->sampler) {
     case DIPTYCH__V1__SAMPLER__SAMPLER_UNSPECIFIED:
         return true; /* the model's default */
@@ -159,7 +143,9 @@ static bool read_words(const Diptych__V1__Sampling *s, struct dip_request *reque
         request->sampler = DIP_JOB_DPM;
         break;
     default:
-        return bad(error, "sampling.sampler", "%d is no sampler", (int)s->sampler);
+        return dip__error_field(error, "sampling.sampler",
+                                "%d, must be 1 (EULER), 2 (DPM_SOLVER) or left out",
+                                (int)s->sampler);
     }
     request->given |= DIP_GIVEN_SAMPLER;
     return true;
@@ -185,14 +171,17 @@ static bool read_output(const struct dip_config *config, const Diptych__V1__Outp
     case DIPTYCH__V1__IMAGE_FORMAT__IMAGE_FORMAT_PNG:
         break;
     case DIPTYCH__V1__IMAGE_FORMAT__IMAGE_FORMAT_JPEG:
-        return bad(error, "output.format", "this server writes PNG, not JPEG");
+        return dip__error_field(error, "output.format",
+                                "this server writes PNG, not JPEG; leave it out");
     case DIPTYCH__V1__IMAGE_FORMAT__IMAGE_FORMAT_RAW_RGB8:
-        return bad(error, "output.format", "this server writes PNG, not raw pixels");
+        return dip__error_field(error, "output.format",
+                                "this server writes PNG, not raw pixels; leave it out");
     default:
-        return bad(error, "output.format", "%d is no format", (int)o->format);
+        return dip__error_field(error, "output.format", "%d, must be 1 (PNG) or left out",
+                                (int)o->format);
     }
     if (o->quality_presence_case)
-        return bad(error, "output.quality", "PNG has no quality");
+        return dip__error_field(error, "output.quality", "PNG has no quality; leave it out");
     return true;
 }
 
@@ -214,11 +203,12 @@ static bool read_progress(const struct dip_config *config, const Diptych__V1__Pr
     if (!whole_in(error, "progress.previews", p->previews, 0, PREVIEWS_MAX) ||
         !whole_in(error, "progress.preview_max_edge", edge_max, PREVIEW_EDGE_MIN, PREVIEW_EDGE_MAX))
         return false;
-    if (!dip_duration_decode(p->min_interval, &interval_ns))
-        return bad(error, "progress.min_interval", "no duration");
-    if (interval_ns > 0 && !whole_in(error, "progress.min_interval", interval_ns / DIP_MS_NS,
-                                     INTERVAL_MS_MIN, INTERVAL_MS_MAX))
-        return false;
+    bool is_duration = dip_duration_decode(p->min_interval, &interval_ns);
+    if (!is_duration || (interval_ns > 0 && (interval_ns < INTERVAL_MS_MIN * DIP_MS_NS ||
+                                             interval_ns > INTERVAL_MS_MAX * DIP_MS_NS)))
+        return dip__error_field(error, "progress.min_interval",
+                                "must be a duration of %d to %d ms, or left out", INTERVAL_MS_MIN,
+                                INTERVAL_MS_MAX);
     if (interval_ns > 0)
         ask->min_interval_ns = interval_ns;
     if (p->previews == 0)
@@ -227,9 +217,9 @@ static bool read_progress(const struct dip_config *config, const Diptych__V1__Pr
     int scale = config->generation.has_preview ? config->vae.factor : 1;
     int longer = (request->width > request->height ? request->width : request->height) / scale;
     if (longer > edge_max)
-        return bad(error, "progress.preview_max_edge",
-                   "%lld, but this model makes previews of %d pixels at this size",
-                   (long long)edge_max, longer);
+        return dip__error_field(error, "progress.preview_max_edge",
+                                "%lld, but this model makes previews of %d pixels at this size",
+                                (long long)edge_max, longer);
     int steps = request->given & DIP_GIVEN_STEPS ? request->steps : config->generation.steps;
     request->preview =
         config->generation.has_preview ? DIP_JOB_PREVIEW_LINEAR : DIP_JOB_PREVIEW_DECODED;
@@ -256,31 +246,34 @@ static bool read_scheduling(const Diptych__V1__Scheduling *s, struct ask *ask,
         ask->priority = DIP_PRIORITY_INTERACTIVE;
         break;
     default:
-        return bad(error, "scheduling.priority", "%d is no priority", (int)s->priority);
+        return dip__error_field(error, "scheduling.priority",
+                                "%d, must be 1 (BATCH), 2 (STANDARD), 3 (INTERACTIVE) or left out",
+                                (int)s->priority);
     }
     if (!dip_duration_decode(s->max_queue_time, &ask->max_queue_ns))
-        return bad(error, "scheduling.max_queue_time", "no duration");
+        return dip__error_field(error, "scheduling.max_queue_time",
+                                "must be a duration of 0 to 9223372036 s, or left out");
     ask->is_detached = s->detach;
     return true;
 }
 
 /* ---- the prompt ---- */
 
-static void too_long(const struct dip_coordinator_daemon *d, const Diptych__V1__GenerateRequest *r,
-                     const char *why, struct dip_error *error)
+void dip__ask_too_long(const struct dip_coordinator_daemon *d, const char *field, const char *text,
+                       const char *why, struct dip_error *error)
 {
     int32_t *ids = malloc(TEXT_TOKENS_MAX * sizeof *ids);
     int count = 0;
     enum dip_status status = DIP_NO_MEMORY;
     if (ids)
-        status = dip_tokenizer_encode(d->tokenizer, r->prompt, strlen(r->prompt), DIP_TEXT_PLAIN,
-                                      ids, TEXT_TOKENS_MAX, NULL, &count);
+        status = dip_tokenizer_encode(d->tokenizer, text, strlen(text), DIP_TEXT_PLAIN, ids,
+                                      TEXT_TOKENS_MAX, NULL, &count);
     free(ids);
-    dip_error_set(error, DIP_REASON_PROMPT_TOO_LONG, "the prompt is too long: %s", why);
+    dip_error_set(error, DIP_REASON_PROMPT_TOO_LONG, "%s", why);
     dip_error_fact(error, "limit", "%d tokens", dip__ask_prompt_tokens_max(&d->config));
     if (!status)
         dip_error_fact(error, "length", "%d tokens", count);
-    dip_error_field(error, "prompt", "%s", why);
+    dip_error_field(error, field, "%s", why);
 }
 
 static bool resolve(struct dip_coordinator_daemon *d, const Diptych__V1__GenerateRequest *r,
@@ -296,10 +289,10 @@ static bool resolve(struct dip_coordinator_daemon *d, const Diptych__V1__Generat
     case DIP_OK:
         return true;
     case DIP_LIMIT:
-        too_long(d, r, why.text, error);
+        dip__ask_too_long(d, "prompt", r->prompt, why.text, error);
         return false;
     case DIP_INVALID: /* numbers and sizes have been checked: what is left is the prompt */
-        return bad(error, "prompt", "%s", why.text);
+        return dip__error_field(error, "prompt", "%s", why.text);
     default:
         dip__error_bug(d, error, why.text);
         return false;
@@ -311,7 +304,8 @@ bool dip__ask_model_is_known(const struct dip_coordinator_daemon *d, const char 
 {
     if (!name[0] || strcmp(name, d->model_name) == 0)
         return true;
-    dip_error_set(ret_error, DIP_REASON_MODEL_UNKNOWN, "there is no model \"%s\" here", name);
+    dip_error_set(ret_error, DIP_REASON_MODEL_UNKNOWN,
+                  "there is no model \"%s\" here; there is \"%s\"", name, d->model_name);
     dip_error_fact(ret_error, "model", "%s", name);
     dip_error_fact(ret_error, "known", "%s", d->model_name);
     return false;
@@ -326,7 +320,7 @@ bool dip__ask_read(struct dip_coordinator_daemon *d, const Diptych__V1__Generate
     if (!dip__ask_model_is_known(d, r->model, error))
         return false;
     if (!r->prompt[0])
-        return bad(error, "prompt", "a prompt is required");
+        return dip__error_field(error, "prompt", "is empty; say what the image should show");
     request.prompt_bytes = strlen(r->prompt);
     if (!whole_in(error, "n", r->n, 0, d->options.images_per_request_max) ||
         !read_sampling(&d->config, r->sampling, &request, error) ||

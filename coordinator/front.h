@@ -137,9 +137,13 @@ void *dip__reply_read(struct dip_coordinator_daemon *d, enum dip_front_method me
                       struct dip_rpc_call *call, enum dip_scope scope,
                       const ProtobufCMessageDescriptor *type, const void *data, size_t bytes,
                       struct caller *ret_caller);
-/* What the decoder found wrong, as an error. */
-void dip__error_fault(struct dip_error *error, enum dip_status status,
-                      const struct dip_proto_fault *fault);
+/* The same where nobody is asked who they are. */
+void *dip__reply_decode(struct dip_coordinator_daemon *d, enum dip_front_method method,
+                        struct dip_rpc_call *call, const ProtobufCMessageDescriptor *type,
+                        const void *data, size_t bytes);
+/* BAD_FIELD: the field by its path, what it is, what it may be. Always false. */
+bool dip__error_field(struct dip_error *error, const char *field, const char *format, ...)
+    DIP_PRINTF(3, 4);
 
 /* ---- ask.c ---- */
 
@@ -158,6 +162,9 @@ bool dip__ask_read(struct dip_coordinator_daemon *d, const Diptych__V1__Generate
                    struct ask *ret_ask, struct dip_error *ret_error);
 bool dip__ask_model_is_known(const struct dip_coordinator_daemon *d, const char *name,
                              struct dip_error *ret_error);
+/* PROMPT_TOO_LONG with limit and length. */
+void dip__ask_too_long(const struct dip_coordinator_daemon *d, const char *field, const char *text,
+                       const char *why, struct dip_error *error);
 int dip__ask_prompt_tokens_max(const struct dip_config *config);
 int dip__ask_edge_max(const struct dip_config *config);
 int dip__ask_edge_multiple(const struct dip_config *config);

@@ -1,4 +1,6 @@
 /* coordinator/reply.c - how calls end: single answers, and errors with their details. */
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,25 +76,52 @@ void dip__reply(struct dip_coordinator_daemon *d, enum dip_front_method method,
     dip_rpc_call_finish(call, &(struct dip_rpc_status){.code = DIP_RPC_OK});
 }
 
-void dip__error_fault(struct dip_error *error, enum dip_status status,
-                      const struct dip_proto_fault *fault)
+bool dip__error_field(struct dip_error *error, const char *field, const char *format, ...)
+{
+    char text[DIP_ERROR_TEXT_BYTES];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    dip_error_set(error, DIP_REASON_BAD_FIELD, "%s: %s", field, text);
+    dip_error_fact(error, "field", "%s", field);
+    dip_error_field(error, field, "%s", text);
+    return false;
+}
+
+/* What the decoder found wrong, as an error. */
+static void error_fault(struct dip_error *error, enum dip_status status,
+                        const struct dip_proto_fault *fault)
 {
     if (status == DIP_LIMIT && strcmp(fault->field, "prompt") == 0) {
         dip_error_set(error, DIP_REASON_PROMPT_TOO_LONG, "the prompt is too long: %s", fault->text);
         dip_error_fact(error, "limit", "%d bytes", DIP_PROMPT_BYTES_MAX);
         dip_error_fact(error, "length", "%lu bytes", strtoul(fault->text, NULL, 10));
         dip_error_field(error, "prompt", "%s", fault->text);
-    } else if (status == DIP_LIMIT && fault->field[0]) {
-        dip_error_set(error, DIP_REASON_BAD_FIELD, "%s: %s", fault->field, fault->text);
-        dip_error_fact(error, "field", "%s", fault->field);
-        dip_error_field(error, fault->field, "%s", fault->text);
+    } else if (fault->field[0]) {
+        dip__error_field(error, fault->field, "%s", fault->text);
     } else {
-        dip_error_set(error, DIP_REASON_MALFORMED, "the message cannot be read: %s%s%s",
-                      fault->field, fault->field[0] ? ": " : "", fault->text);
+        dip_error_set(error, DIP_REASON_MALFORMED, "the message cannot be read: %s", fault->text);
         dip_error_fact(error, "detail", "%s", fault->text);
-        if (fault->field[0])
-            dip_error_field(error, fault->field, "%s", fault->text);
     }
+}
+
+void *dip__reply_decode(struct dip_coordinator_daemon *d, enum dip_front_method method,
+                        struct dip_rpc_call *call, const ProtobufCMessageDescriptor *type,
+                        const void *data, size_t bytes)
+{
+    struct dip_error error;
+    struct dip_proto_fault fault;
+    ProtobufCMessage *message = NULL;
+    enum dip_status status = dip_proto_decode(type, data, bytes, &fault, &message);
+    if (!status)
+        return message;
+    if (status == DIP_NO_MEMORY)
+        dip__error_bug(d, &error, "no memory for the request");
+    else
+        error_fault(&error, status, &fault);
+    dip__reply_error(d, method, call, &error);
+    return NULL;
 }
 
 void *dip__reply_read(struct dip_coordinator_daemon *d, enum dip_front_method method,
@@ -101,19 +130,8 @@ void *dip__reply_read(struct dip_coordinator_daemon *d, enum dip_front_method me
                       struct caller *ret_caller)
 {
     struct dip_error error;
-    struct dip_proto_fault fault;
-    ProtobufCMessage *message = NULL;
-    if (!dip__caller_read(d, call, scope, ret_caller, &error)) {
-        dip__reply_error(d, method, call, &error);
-        return NULL;
-    }
-    enum dip_status status = dip_proto_decode(type, data, bytes, &fault, &message);
-    if (!status)
-        return message;
-    if (status == DIP_NO_MEMORY)
-        dip__error_bug(d, &error, "no memory for the request");
-    else
-        dip__error_fault(&error, status, &fault);
+    if (dip__caller_read(d, call, scope, ret_caller, &error))
+        return dip__reply_decode(d, method, call, type, data, bytes);
     dip__reply_error(d, method, call, &error);
     return NULL;
 }

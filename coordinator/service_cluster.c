@@ -25,16 +25,6 @@ static char *text_of(const char *text)
     return (char *)(uintptr_t)text; /* protobuf-c's fields are not const */
 }
 
-static void refuse_field(struct dip_coordinator_daemon *d, struct dip_rpc_call *call,
-                         const char *field, const char *text)
-{
-    struct dip_error error;
-    dip_error_set(&error, DIP_REASON_BAD_FIELD, "%s: %s", field, text);
-    dip_error_fact(&error, "field", "%s", field);
-    dip_error_field(&error, field, "%s", text);
-    dip__reply_error(d, METHOD, call, &error);
-}
-
 /* Workers and jobs are known to the leader alone; false and the call ended with who that is when it
  * is another one. */
 static bool knows(struct dip_coordinator_daemon *d, struct dip_rpc_call *call)
@@ -71,7 +61,9 @@ static bool page_open(struct dip_coordinator_daemon *d, struct dip_rpc_call *cal
     if (!knows(d, call))
         return false;
     if (size > PAGE_MAX) {
-        refuse_field(d, call, "page_size", "must be 1 to 1000");
+        dip__error_field(&error, "page_size", "%u, must be 1 to %d, or 0 for %d", size, PAGE_MAX,
+                         PAGE_DEFAULT);
+        dip__reply_error(d, METHOD, call, &error);
         return false;
     }
     page.rows = calloc((size_t)page.size, row_bytes);
@@ -86,6 +78,33 @@ static bool page_open(struct dip_coordinator_daemon *d, struct dip_rpc_call *cal
     return true;
 }
 
+/* What the lists do not have in common. */
+struct list {
+    const ProtobufCMessageDescriptor *request;
+    size_t row_bytes;
+    uint32_t (*size_of)(const void *request); /* its page_size */
+    /* Fills the page and answers; false and the error when the request asks for none. */
+    bool (*answer)(struct dip_coordinator_daemon *d, struct dip_rpc_call *call, const void *request,
+                   const struct caller *caller, struct page *page, struct dip_error *error);
+};
+
+static void on_list(struct dip_coordinator_daemon *d, struct dip_rpc_call *call, const void *data,
+                    size_t bytes, const struct list *list)
+{
+    struct caller caller;
+    struct page page;
+    struct dip_error error;
+    void *r = dip__reply_read(d, METHOD, call, DIP_SCOPE_READ, list->request, data, bytes, &caller);
+    if (!r)
+        return;
+    if (page_open(d, call, list->size_of(r), list->row_bytes, &page)) {
+        if (!list->answer(d, call, r, &caller, &page, &error))
+            dip__reply_error(d, METHOD, call, &error);
+        page_close(&page);
+    }
+    dip_proto_free(r);
+}
+
 /* ---- workers as messages ---- */
 
 static Diptych__V1__Role role_of(uint32_t roles)
@@ -95,6 +114,14 @@ static Diptych__V1__Role role_of(uint32_t roles)
            : is_ar               ? DIPTYCH__V1__ROLE__ROLE_AR
            : is_diffusion        ? DIPTYCH__V1__ROLE__ROLE_DIFFUSION
                                  : DIPTYCH__V1__ROLE__ROLE_UNSPECIFIED;
+}
+
+static bool role_is_good(Diptych__V1__Role role, struct dip_error *error)
+{
+    if ((unsigned)role <= DIPTYCH__V1__ROLE__ROLE_BOTH)
+        return true;
+    return dip__error_field(error, "role",
+                            "%d, must be 2 (AR), 3 (DIFFUSION), 4 (BOTH) or left out", (int)role);
 }
 
 static int64_t unix_of(int64_t at_ns)
@@ -244,26 +271,33 @@ static void list_workers(const struct dip_coordinator_daemon *d, struct page *pa
         snprintf(page->token, sizeof page->token, "%s", rows[page->count - 1].view.facts.name);
 }
 
+static uint32_t workers_size(const void *request)
+{
+    return ((const Diptych__V1__ListWorkersRequest *)request)->page_size;
+}
+
+static bool answer_workers(struct dip_coordinator_daemon *d, struct dip_rpc_call *call,
+                           const void *request, const struct caller *caller, struct page *page,
+                           struct dip_error *error)
+{
+    const Diptych__V1__ListWorkersRequest *r = request;
+    Diptych__V1__ListWorkersResponse response = DIPTYCH__V1__LIST_WORKERS_RESPONSE__INIT;
+    (void)caller;
+    if (!role_is_good(r->role, error))
+        return false;
+    list_workers(d, page, d->roster.sorted, find_workers(d, r, d->roster.sorted));
+    response.workers = (Diptych__V1__Worker **)page->list;
+    response.n_workers = (size_t)page->count;
+    response.next_page_token = page->token;
+    dip__reply(d, METHOD, call, &response.base);
+    return true;
+}
+
 static void on_list_workers(void *daemon, struct dip_rpc_call *call, const void *data, size_t bytes)
 {
-    struct dip_coordinator_daemon *d = daemon;
-    struct caller caller;
-    struct page page;
-    Diptych__V1__ListWorkersRequest *r =
-        dip__reply_read(d, METHOD, call, DIP_SCOPE_READ,
-                        &diptych__v1__list_workers_request__descriptor, data, bytes, &caller);
-    if (!r)
-        return;
-    if (page_open(d, call, r->page_size, sizeof(struct worker_row), &page)) {
-        Diptych__V1__ListWorkersResponse response = DIPTYCH__V1__LIST_WORKERS_RESPONSE__INIT;
-        list_workers(d, &page, d->roster.sorted, find_workers(d, r, d->roster.sorted));
-        response.workers = (Diptych__V1__Worker **)page.list;
-        response.n_workers = (size_t)page.count;
-        response.next_page_token = page.token;
-        dip__reply(d, METHOD, call, &response.base);
-        page_close(&page);
-    }
-    dip_proto_free(r);
+    static const struct list list = {&diptych__v1__list_workers_request__descriptor,
+                                     sizeof(struct worker_row), workers_size, answer_workers};
+    on_list(daemon, call, data, bytes, &list);
 }
 
 /* ---- WatchWorkers ---- */
@@ -299,7 +333,10 @@ static void on_watch(void *context, struct dip_rpc_call *call, const void *data,
                         &diptych__v1__watch_workers_request__descriptor, data, bytes, &caller);
     if (!r)
         return;
-    if (knows(watch->daemon, call)) {
+    struct dip_error error;
+    if (!role_is_good(r->role, &error)) {
+        dip__reply_error(watch->daemon, METHOD, call, &error);
+    } else if (knows(watch->daemon, call)) {
         watch->role = r->role;
         watch->has_begun = true;
         dip__roster_watch_pump(watch);
@@ -351,8 +388,13 @@ static struct roster_entry *find_worker(struct dip_coordinator_daemon *d, struct
         return entry;
     if (!knows(d, call))
         return NULL;
-    dip_error_set(&error, DIP_REASON_WORKER_UNKNOWN, "there is no worker \"%s\"", name);
-    dip_error_fact(&error, "worker", "%s", name);
+    if (!name[0]) {
+        dip__error_field(&error, "worker", "is empty; ListWorkers names those there are");
+    } else {
+        dip_error_set(&error, DIP_REASON_WORKER_UNKNOWN,
+                      "there is no worker \"%s\"; ListWorkers names those there are", name);
+        dip_error_fact(&error, "worker", "%s", name);
+    }
     dip__reply_error(d, METHOD, call, &error);
     return NULL;
 }
@@ -371,10 +413,13 @@ static void on_drain(void *daemon, struct dip_rpc_call *call, const void *data, 
     bool is_good =
         dip_duration_decode(r->grace, &grace_ns) && grace_ns <= GRACE_MAX_S * DIP_SECOND_NS;
     struct roster_entry *entry = NULL;
-    if (!is_good)
-        refuse_field(d, call, "grace", "must be a duration of at most 1 h");
-    else
+    if (is_good) {
         entry = find_worker(d, call, r->worker);
+    } else {
+        struct dip_error error;
+        dip__error_field(&error, "grace", "must be a duration of 0 s to 1 h; 0 or left out: 1 min");
+        dip__reply_error(d, METHOD, call, &error);
+    }
     if (entry) {
         struct worker_message message;
         if (grace_ns == 0)
@@ -474,26 +519,32 @@ static void list_jobs(const struct dip_coordinator_daemon *d, struct page *page,
     }
 }
 
+static uint32_t jobs_size(const void *request)
+{
+    return ((const Diptych__V1__ListJobsRequest *)request)->page_size;
+}
+
+static bool answer_jobs(struct dip_coordinator_daemon *d, struct dip_rpc_call *call,
+                        const void *request, const struct caller *caller, struct page *page,
+                        struct dip_error *error)
+{
+    const Diptych__V1__ListJobsRequest *r = request;
+    Diptych__V1__ListJobsResponse response = DIPTYCH__V1__LIST_JOBS_RESPONSE__INIT;
+    if (r->page_token[strspn(r->page_token, "0123456789")])
+        return dip__error_field(error, "page_token", "is none that a page has ended with");
+    list_jobs(d, page, r, caller);
+    response.jobs = (Diptych__V1__Job **)page->list;
+    response.n_jobs = (size_t)page->count;
+    response.next_page_token = page->token;
+    dip__reply(d, METHOD, call, &response.base);
+    return true;
+}
+
 static void on_list_jobs(void *daemon, struct dip_rpc_call *call, const void *data, size_t bytes)
 {
-    struct dip_coordinator_daemon *d = daemon;
-    struct caller caller;
-    struct page page;
-    Diptych__V1__ListJobsRequest *r =
-        dip__reply_read(d, METHOD, call, DIP_SCOPE_READ,
-                        &diptych__v1__list_jobs_request__descriptor, data, bytes, &caller);
-    if (!r)
-        return;
-    if (page_open(d, call, r->page_size, sizeof(struct job_row), &page)) {
-        Diptych__V1__ListJobsResponse response = DIPTYCH__V1__LIST_JOBS_RESPONSE__INIT;
-        list_jobs(d, &page, r, &caller);
-        response.jobs = (Diptych__V1__Job **)page.list;
-        response.n_jobs = (size_t)page.count;
-        response.next_page_token = page.token;
-        dip__reply(d, METHOD, call, &response.base);
-        page_close(&page);
-    }
-    dip_proto_free(r);
+    static const struct list list = {&diptych__v1__list_jobs_request__descriptor,
+                                     sizeof(struct job_row), jobs_size, answer_jobs};
+    on_list(daemon, call, data, bytes, &list);
 }
 
 void dip__service_cluster(struct dip_coordinator_daemon *d)

@@ -4,6 +4,8 @@
  *     diptych.v1.ImageService    a request would be taken: leads, and both panels have workers, or
  *                                passes it on to whoever leads
  *     ar, diffusion              that panel has a worker that takes work
+ *     diptych.v1.ModelService    calls of it are answered, here or by whoever leads
+ *     diptych.v1.ClusterService  the same
  *
  * Open to everybody: probes bring no token. */
 #include <stdlib.h>
@@ -18,8 +20,14 @@
 
 typedef Grpc__Health__V1__HealthCheckResponse__ServingStatus serving;
 
-enum { SERVICES = 4 };
-static const char *const names[SERVICES] = {"", "diptych.v1.ImageService", "ar", "diffusion"};
+enum { PROCESS, IMAGE, AR, DIFFUSION, MODEL, CLUSTER, SERVICES };
+static const char *const names[SERVICES] = {[PROCESS] = "",
+                                            [IMAGE] = "diptych.v1.ImageService",
+                                            [AR] = "ar",
+                                            [DIFFUSION] = "diffusion",
+                                            [MODEL] = "diptych.v1.ModelService",
+                                            [CLUSTER] = "diptych.v1.ClusterService"};
+static const char not_found[] = "there is no such service; Health.List names those there are";
 
 struct health_watch {
     struct dip_coordinator_daemon *daemon;
@@ -41,18 +49,22 @@ static serving state_of(const struct dip_coordinator_daemon *d, int service)
 {
     bool is_serving = false;
     switch (service) {
-    case 0:
+    case PROCESS:
         is_serving = !d->is_draining;
         break;
-    case 1:
+    case IMAGE:
         is_serving = dip_coordinator_daemon_is_ready(d) ||
                      (!d->is_leading && dip_coordinator_daemon_is_serving(d));
         break;
-    case 2:
+    case AR:
         is_serving = dip__front_has_workers(d, DIP_ROLE_AR);
         break;
-    case 3:
+    case DIFFUSION:
         is_serving = dip__front_has_workers(d, DIP_ROLE_DIFFUSION);
+        break;
+    case MODEL:
+    case CLUSTER:
+        is_serving = dip_coordinator_daemon_is_serving(d);
         break;
     default:
         return UNKNOWN;
@@ -88,7 +100,7 @@ static void on_check(void *daemon, struct dip_rpc_call *call, const void *data, 
         return;
     response.status = state_of(d, service);
     if (service == SERVICES)
-        finish(call, DIP_RPC_NOT_FOUND, "no such service");
+        finish(call, DIP_RPC_NOT_FOUND, not_found);
     else if (dip__reply_part(call, &response.base, 0))
         finish(call, DIP_RPC_OK, NULL);
     else

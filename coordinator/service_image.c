@@ -74,11 +74,14 @@ static void attach(struct record *record, struct stream *stream, uint64_t after_
     dip__stream_pump(stream);
 }
 
-static bool id_is_good(const char *id)
+/* False and the error for an id that nobody can have. */
+static bool id_is_good(const char *id, bool is_required, struct dip_error *error)
 {
+    if (is_required && !id[0])
+        return dip__error_field(error, "request_id", "is empty; name the request");
     for (; *id; id++)
         if (!isalnum((unsigned char)*id) && *id != '-' && *id != '_')
-            return false;
+            return dip__error_field(error, "request_id", "only A-Z a-z 0-9 _ - are allowed");
     return true;
 }
 
@@ -272,9 +275,7 @@ static void generate(struct stream *stream, const struct caller *caller,
     char body[DIP_SHA256_HEX_BYTES] = "";
     struct dip_error error;
     struct ask ask = {.previews = 0};
-    if (!id_is_good(r->request_id)) {
-        dip_error_set(&error, DIP_REASON_BAD_FIELD, "request_id: only A-Z a-z 0-9 _ - are allowed");
-        dip_error_field(&error, "request_id", "only A-Z a-z 0-9 _ - are allowed");
+    if (!id_is_good(r->request_id, false, &error)) {
         refuse(stream, &error);
         return;
     }
@@ -319,6 +320,8 @@ static void on_generate(void *context, struct dip_rpc_call *call, const void *da
 static struct record *find(struct dip_coordinator_daemon *d, const struct caller *caller,
                            const char *id, struct dip_error *error)
 {
+    if (!id_is_good(id, true, error))
+        return NULL;
     struct record *record = dip__record_find(&d->book, caller->tenant, id);
     if (!record && (caller->scopes & DIP_SCOPE_ADMIN))
         record = dip__record_find_any(&d->book, id);

@@ -9,7 +9,7 @@
 
 #define METHOD DIP_FRONT_METHOD_MODEL
 
-enum { IDS_MAX = 20480, TEXT_BYTES_MAX = IDS_MAX * 4 };
+enum { IDS_MAX = 20480, PAGE_MAX = 100 };
 
 static void fill_model(const struct dip_coordinator_daemon *d, Diptych__V1__Model *model)
 {
@@ -73,16 +73,18 @@ static void on_list(void *daemon, struct dip_rpc_call *call, const void *data, s
     Diptych__V1__Model model, *models[1] = {&model};
     fill_model(d, &model);
     response.models = models;
-    response.n_models = r->page_token[0] ? 0 : 1; /* there is one page */
-    if (r->page_size > 100) {
-        struct dip_error error;
-        dip_error_set(&error, DIP_REASON_BAD_FIELD, "page_size: %u, must be 1 to 100",
-                      r->page_size);
-        dip_error_field(&error, "page_size", "%u, must be 1 to 100", r->page_size);
-        dip__reply_error(d, METHOD, call, &error);
-    } else {
+    response.n_models = 1;
+    struct dip_error error;
+    bool is_good = true;
+    if (r->page_size > PAGE_MAX)
+        is_good = dip__error_field(&error, "page_size", "%u, must be 1 to %d, or 0 for %d",
+                                   r->page_size, PAGE_MAX, PAGE_MAX);
+    else if (r->page_token[0])
+        is_good = dip__error_field(&error, "page_token", "there is one page; leave it out");
+    if (is_good)
         dip__reply(d, METHOD, call, &response.base);
-    }
+    else
+        dip__reply_error(d, METHOD, call, &error);
     dip_proto_free(r);
 }
 
@@ -92,21 +94,18 @@ struct pieces {
     int32_t ids[IDS_MAX];
     uint32_t numbers[IDS_MAX];
     ProtobufCBinaryData list[IDS_MAX];
-    char text[TEXT_BYTES_MAX];
 };
 
-/* The bytes behind each id, one after the other in p->text; false when they do not fit. */
-static bool decode_pieces(const struct dip_coordinator_daemon *d, struct pieces *p, int count)
+/* The bytes behind each id, which need not be whole characters; false when one stands for none. */
+static bool find_pieces(const struct dip_coordinator_daemon *d, struct pieces *p, int count)
 {
-    size_t used = 0;
     for (int i = 0; i < count; i++) {
-        size_t bytes = 0;
-        if (dip_tokenizer_decode(d->tokenizer, &p->ids[i], 1, p->text + used, sizeof p->text - used,
-                                 NULL, &bytes))
+        const char *at;
+        size_t bytes;
+        if (dip_tokenizer_bytes(d->tokenizer, p->ids[i], &at, &bytes))
             return false;
         p->numbers[i] = (uint32_t)p->ids[i];
-        p->list[i] = (ProtobufCBinaryData){bytes, (uint8_t *)p->text + used};
-        used += bytes;
+        p->list[i] = (ProtobufCBinaryData){bytes, (uint8_t *)(uintptr_t)at};
     }
     return true;
 }
@@ -115,12 +114,13 @@ static enum dip_status encode_text(const struct dip_coordinator_daemon *d,
                                    const Diptych__V1__TokenizeRequest *r, struct pieces *p,
                                    struct dip_why *why, int *ret_count)
 {
-    const char *text = r->input_case == DIPTYCH__V1__TOKENIZE_REQUEST__INPUT_TEXT ? r->text : "";
+    if (r->input_case != DIPTYCH__V1__TOKENIZE_REQUEST__INPUT_TEXT)
+        return dip_fail(why, DIP_INVALID, "is missing: say what to turn into ids");
     if (r->add_special_tokens)
-        return dip_prompt_build(d->tokenizer, d->config.ar.vocab, text, strlen(text), p->ids,
+        return dip_prompt_build(d->tokenizer, d->config.ar.vocab, r->text, strlen(r->text), p->ids,
                                 DIP_PROMPT_TOKENS_MAX, why, ret_count);
-    return dip_tokenizer_encode(d->tokenizer, text, strlen(text), DIP_TEXT_PLAIN, p->ids, IDS_MAX,
-                                why, ret_count);
+    return dip_tokenizer_encode(d->tokenizer, r->text, strlen(r->text), DIP_TEXT_PLAIN, p->ids,
+                                IDS_MAX, why, ret_count);
 }
 
 static void tokenize(struct dip_coordinator_daemon *d, struct dip_rpc_call *call,
@@ -132,13 +132,10 @@ static void tokenize(struct dip_coordinator_daemon *d, struct dip_rpc_call *call
     int count = 0;
     enum dip_status status = encode_text(d, r, p, &why, &count);
     if (status == DIP_LIMIT) {
-        dip_error_set(&error, DIP_REASON_PROMPT_TOO_LONG, "%s", why.text);
-        dip_error_fact(&error, "limit", "%d tokens", DIP_PROMPT_TOKENS_MAX);
-        dip_error_field(&error, "text", "%s", why.text);
+        dip__ask_too_long(d, "text", r->text, why.text, &error);
     } else if (status == DIP_INVALID) {
-        dip_error_set(&error, DIP_REASON_BAD_FIELD, "text: %s", why.text);
-        dip_error_field(&error, "text", "%s", why.text);
-    } else if (status || !decode_pieces(d, p, count)) {
+        dip__error_field(&error, "text", "%s", why.text);
+    } else if (status || !find_pieces(d, p, count)) {
         dip__error_bug(d, &error, status ? why.text : "an id that stands for nothing");
     } else {
         response.n_ids = response.n_pieces = (size_t)count;

@@ -34,23 +34,6 @@ static char *metric_of(enum dip_pool pool)
 
 /* ---- requests ---- */
 
-static void *decode(struct dip_coordinator_daemon *d, struct dip_rpc_call *call,
-                    const ProtobufCMessageDescriptor *type, const void *data, size_t bytes)
-{
-    struct dip_error error;
-    struct dip_proto_fault fault;
-    ProtobufCMessage *message = NULL;
-    enum dip_status status = dip_proto_decode(type, data, bytes, &fault, &message);
-    if (!status)
-        return message;
-    if (status == DIP_NO_MEMORY)
-        dip__error_bug(d, &error, "no memory for the request");
-    else
-        dip__error_fault(&error, status, &fault);
-    dip__reply_error(d, METHOD, call, &error);
-    return NULL;
-}
-
 /* The pool of the trigger; false and the call ended when it names none, or another one leads. */
 static bool find_pool(struct dip_coordinator_daemon *d, struct dip_rpc_call *call,
                       const Externalscaler__ScaledObjectRef *r, enum dip_pool *ret_pool)
@@ -69,10 +52,8 @@ static bool find_pool(struct dip_coordinator_daemon *d, struct dip_rpc_call *cal
             *ret_pool = (enum dip_pool)pool;
             return true;
         }
-    dip_error_set(&error, DIP_REASON_BAD_FIELD,
-                  "scalerMetadata: pool is \"%.40s\"; it must be ar or diffusion", name);
-    dip_error_fact(&error, "field", "scalerMetadata");
-    dip_error_field(&error, "scalerMetadata", "pool must be ar or diffusion");
+    dip__error_field(&error, "scalerMetadata", "pool is \"%.40s\"; it must be ar or diffusion",
+                     name);
     dip__reply_error(d, METHOD, call, &error);
     return false;
 }
@@ -88,8 +69,8 @@ static void on_is_active(void *daemon, struct dip_rpc_call *call, const void *da
 {
     struct dip_coordinator_daemon *d = daemon;
     enum dip_pool pool = DIP_POOL_AR;
-    Externalscaler__ScaledObjectRef *r =
-        decode(d, call, &externalscaler__scaled_object_ref__descriptor, data, bytes);
+    Externalscaler__ScaledObjectRef *r = dip__reply_decode(
+        d, METHOD, call, &externalscaler__scaled_object_ref__descriptor, data, bytes);
     if (r && find_pool(d, call, r, &pool)) {
         Externalscaler__IsActiveResponse response = EXTERNALSCALER__IS_ACTIVE_RESPONSE__INIT;
         response.result = is_active(d, pool);
@@ -119,8 +100,8 @@ static void on_metric_spec(void *daemon, struct dip_rpc_call *call, const void *
 {
     struct dip_coordinator_daemon *d = daemon;
     enum dip_pool pool = DIP_POOL_AR;
-    Externalscaler__ScaledObjectRef *r =
-        decode(d, call, &externalscaler__scaled_object_ref__descriptor, data, bytes);
+    Externalscaler__ScaledObjectRef *r = dip__reply_decode(
+        d, METHOD, call, &externalscaler__scaled_object_ref__descriptor, data, bytes);
     if (r && find_pool(d, call, r, &pool)) {
         struct spec spec;
         fill_spec(&spec, pool);
@@ -134,8 +115,8 @@ static void on_metrics(void *daemon, struct dip_rpc_call *call, const void *data
 {
     struct dip_coordinator_daemon *d = daemon;
     enum dip_pool pool = DIP_POOL_AR;
-    Externalscaler__GetMetricsRequest *r =
-        decode(d, call, &externalscaler__get_metrics_request__descriptor, data, bytes);
+    Externalscaler__GetMetricsRequest *r = dip__reply_decode(
+        d, METHOD, call, &externalscaler__get_metrics_request__descriptor, data, bytes);
     if (r && find_pool(d, call, r->scaledobjectref, &pool)) {
         Externalscaler__GetMetricsResponse response = EXTERNALSCALER__GET_METRICS_RESPONSE__INIT;
         Externalscaler__MetricValue one = EXTERNALSCALER__METRIC_VALUE__INIT, *list[] = {&one};
@@ -190,8 +171,8 @@ static void on_watch(void *context, struct dip_rpc_call *call, const void *data,
     if (!watch)
         return;
     struct dip_coordinator_daemon *d = watch->daemon;
-    Externalscaler__ScaledObjectRef *r =
-        decode(d, call, &externalscaler__scaled_object_ref__descriptor, data, bytes);
+    Externalscaler__ScaledObjectRef *r = dip__reply_decode(
+        d, METHOD, call, &externalscaler__scaled_object_ref__descriptor, data, bytes);
     if (r && find_pool(d, call, r, &watch->pool)) {
         watch->has_begun = true;
         watch_tell(watch);

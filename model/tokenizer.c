@@ -196,6 +196,14 @@ enum dip_status dip_tokenizer_decode(const struct dip_tokenizer *tokenizer, cons
     return DIP_OK;
 }
 
+enum dip_status dip_tokenizer_bytes(const struct dip_tokenizer *tokenizer, int32_t id,
+                                    const char **ret_at, size_t *ret_bytes)
+{
+    DIP_TRY(measure_ids(tokenizer, &id, 1, NULL, ret_bytes));
+    *ret_at = tokenizer->blob + tokenizer->tokens[id].at;
+    return DIP_OK;
+}
+
 enum dip_status dip_tokenizer_find(const struct dip_tokenizer *tokenizer, const char *token,
                                    int32_t *ret_id)
 {

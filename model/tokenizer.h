@@ -45,6 +45,11 @@ DIP_MUST_USE enum dip_status dip_tokenizer_decode(const struct dip_tokenizer *to
                                                   size_t text_bytes_max, struct dip_why *why,
                                                   size_t *ret_bytes);
 
+/* The bytes behind one id, as they are: a character may be spread over several. They are the
+ * tokenizer's. Errors: INVALID (an id that stands for nothing). */
+DIP_MUST_USE enum dip_status dip_tokenizer_bytes(const struct dip_tokenizer *tokenizer, int32_t id,
+                                                 const char **ret_at, size_t *ret_bytes);
+
 /* The id of an added token such as "<im_start>". Errors: NOT_FOUND. */
 DIP_MUST_USE enum dip_status dip_tokenizer_find(const struct dip_tokenizer *tokenizer,
                                                 const char *token, int32_t *ret_id);

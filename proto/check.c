@@ -180,7 +180,7 @@ static enum dip_status check_block(struct walk *w, const ProtobufCFieldDescripto
         if (bytes > limit->bytes_max)
             return refuse(w, field->name, DIP_LIMIT, "bytes", bytes, limit->bytes_max);
         if (field->type == PROTOBUF_C_TYPE_STRING && !is_text(at, bytes))
-            return refuse(w, field->name, DIP_CORRUPT, "not UTF-8, or holds NUL", 0, 0);
+            return refuse(w, field->name, DIP_CORRUPT, "must be UTF-8 without NUL", 0, 0);
         return DIP_OK;
     }
     if (w->depth == DIP_PROTO_DEPTH_MAX)

@@ -61,18 +61,28 @@ static void end_whole(char *text, size_t bytes)
         memset(text + start - 1, 0, length - (start - 1));
 }
 
+/* A terminal that shows the text must not obey what a client has put into it. */
+static void disarm(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            *text = '?';
+}
+
 static void put(char *text, size_t bytes, const char *format, va_list arguments) DIP_PRINTF(3, 0);
 static void put(char *text, size_t bytes, const char *format, va_list arguments)
 {
     if (vsnprintf(text, bytes, format, arguments) < 0)
         text[0] = '\0';
     end_whole(text, bytes);
+    disarm(text);
 }
 
 static void put_text(char *text, size_t bytes, const char *from)
 {
     snprintf(text, bytes, "%s", from);
     end_whole(text, bytes);
+    disarm(text);
 }
 
 void dip_error_set(struct dip_error *error, enum dip_reason reason, const char *format, ...)

@@ -75,7 +75,8 @@ enum {
     DIP_ERROR_BYTES_MAX = 4096, /* encoded */
 };
 
-/* Filled by the calls below; what goes beyond a ceiling is cut or left out. */
+/* Filled by the calls below; what goes beyond a ceiling is cut or left out, and control characters
+ * become question marks. */
 struct dip_error {
     enum dip_reason reason;
     char message[DIP_ERROR_MESSAGE_BYTES]; /* brief: what to do, no internals */

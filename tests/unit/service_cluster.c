@@ -51,6 +51,13 @@ static void refused(const char *path, const ProtobufCMessage *request, enum dip_
     check_error(&a, reason);
 }
 
+static void refused_field(const char *path, const ProtobufCMessage *request, const char *field)
+{
+    refused(path, request, DIP_REASON_BAD_FIELD);
+    assert_string_equal(fact(&a, "field"), field);
+    assert_string_equal(a.error.fields[0].field, field);
+}
+
 /* ---- models ---- */
 
 static void a_model_tells_its_limits(void **state)
@@ -89,17 +96,22 @@ static void models_are_listed_by_pages(void **state)
     assert_int_equal(r->n_models, 1);
     assert_string_equal(r->next_page_token, "");
     request.page_size = 101;
-    refused("/diptych.v1.ModelService/ListModels", &request.base, DIP_REASON_BAD_FIELD);
+    refused_field("/diptych.v1.ModelService/ListModels", &request.base, "page_size");
+    request.page_size = 0;
+    request.page_token = (char *)(uintptr_t) "2";
+    refused_field("/diptych.v1.ModelService/ListModels", &request.base, "page_token");
 }
 
 static void text_becomes_ids_and_their_pieces(void **state)
 {
     (void)state;
     front_open(&f);
-    static char text[] = "a red circle, <im_start> caf\xc3\xa9";
+    /* A character that no token has: its bytes are spread over several. */
+    static char text[] = "a red circle, <im_start> caf\xc3\xa9 \xf0\x9f\xa6\x8a";
     char joined[256];
     size_t bytes = 0;
     Diptych__V1__TokenizeRequest request = DIPTYCH__V1__TOKENIZE_REQUEST__INIT;
+    refused_field("/diptych.v1.ModelService/Tokenize", &request.base, "text");
     request.input_case = DIPTYCH__V1__TOKENIZE_REQUEST__INPUT_TEXT;
     request.text = text;
     Diptych__V1__TokenizeResponse *r = asked("/diptych.v1.ModelService/Tokenize", &request.base,
@@ -118,6 +130,12 @@ static void text_becomes_ids_and_their_pieces(void **state)
     r = asked("/diptych.v1.ModelService/Tokenize", &request.base,
               &diptych__v1__tokenize_response__descriptor);
     assert_true(r->n_ids > plain);
+    static char words[8001];
+    for (size_t i = 0; i < sizeof words - 1; i++)
+        words[i] = i % 2 ? ' ' : 'w';
+    request.text = words;
+    refused("/diptych.v1.ModelService/Tokenize", &request.base, DIP_REASON_PROMPT_TOO_LONG);
+    assert_true(strtol(fact(&a, "length"), NULL, 10) > strtol(fact(&a, "limit"), NULL, 10));
 }
 
 /* ---- workers ---- */
@@ -149,7 +167,15 @@ static void workers_are_listed_by_name(void **state)
     assert_int_equal(count, 5);
     assert_int_equal(pages, 3);
     request.page_size = 1001;
-    refused("/diptych.v1.ClusterService/ListWorkers", &request.base, DIP_REASON_BAD_FIELD);
+    refused_field("/diptych.v1.ClusterService/ListWorkers", &request.base, "page_size");
+    request.page_size = 0;
+    request.role = 77;
+    refused_field("/diptych.v1.ClusterService/ListWorkers", &request.base, "role");
+    Diptych__V1__ListJobsRequest jobs = DIPTYCH__V1__LIST_JOBS_REQUEST__INIT;
+    jobs.page_token = (char *)(uintptr_t) "a-worker"; /* of another list */
+    refused_field("/diptych.v1.ClusterService/ListJobs", &jobs.base, "page_token");
+    Diptych__V1__DrainRequest drain = DIPTYCH__V1__DRAIN_REQUEST__INIT;
+    refused_field("/diptych.v1.ClusterService/Drain", &drain.base, "worker");
 }
 
 static void the_cluster_at_a_glance(void **state)
@@ -466,6 +492,8 @@ static void health_follows_the_workers(void **state)
     assert_int_equal(health("diptych.v1.ImageService"), SERVING);
     assert_int_equal(health("ar"), SERVING);
     assert_int_equal(health("diffusion"), SERVING);
+    assert_int_equal(health("diptych.v1.ModelService"), SERVING);
+    assert_int_equal(health("diptych.v1.ClusterService"), SERVING);
     dip_stub_lose(f.stub, 1);
     assert_int_equal(health("ar"), SERVING);
     dip_stub_lose(f.stub, 2);
@@ -482,7 +510,7 @@ static void health_follows_the_workers(void **state)
     Grpc__Health__V1__HealthListResponse *r =
         asked("/grpc.health.v1.Health/List", &list.base,
               &grpc__health__v1__health_list_response__descriptor);
-    assert_int_equal(r->n_statuses, 4);
+    assert_int_equal(r->n_statuses, 6);
 }
 
 static void a_watcher_of_health_hears_changes_only(void **state)

@@ -204,6 +204,11 @@ static void bytes_that_are_no_message_are_malformed(void **state)
     ask_bytes(&f, &asking, "\xff\xff\xff", 3, &a);
     WAIT_UNTIL(f.loop, a.closes);
     check_refused(&a, DIP_REASON_MALFORMED);
+    answer_free(&a); /* one whose field cannot be read names it: a prompt that is not UTF-8 */
+    ask_bytes(&f, &asking, "\x1a\x02\xc3\x28", 4, &a);
+    WAIT_UNTIL(f.loop, a.closes);
+    check_refused(&a, DIP_REASON_BAD_FIELD);
+    assert_string_equal(a.text, "prompt: must be UTF-8 without NUL");
 }
 
 /* Also beyond what the transport takes for any method. */
@@ -236,6 +241,9 @@ static void an_unknown_model_is_not_found(void **state)
     refused(&request, DIP_REASON_MODEL_UNKNOWN, NULL);
     assert_string_equal(fact(&a, "model"), "huge");
     assert_string_equal(fact(&a, "known"), "tiny");
+    request.model = (char *)(uintptr_t) "\x1b[2J\n"; /* a terminal would obey it */
+    refused(&request, DIP_REASON_MODEL_UNKNOWN, NULL);
+    assert_string_equal(a.text, "there is no model \"?[2J?\" here; there is \"tiny\"");
 }
 
 static void an_unknown_request_is_not_found(void **state)
@@ -248,6 +256,12 @@ static void an_unknown_request_is_not_found(void **state)
     answer_free(&a);
     assert_int_equal(ask_cancel(&f, "nobodys", &a), -1);
     check_refused(&a, DIP_REASON_REQUEST_UNKNOWN);
+    static const char *const ids[] = {"", "no/slash", "\x1b[31m"}; /* nobody can have them */
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(ask_cancel(&f, ids[i], &a), -1);
+        check_refused(&a, DIP_REASON_BAD_FIELD);
+        assert_string_equal(fact(&a, "field"), "request_id");
+    }
 }
 
 static void a_full_queue_says_when_to_come_again(void **state)
