@@ -12,7 +12,7 @@ struct sizes {
 
 static struct sizes random_sizes(void)
 {
-    struct sizes n = {.rows = PROP_PICK(1, 1, 2, 3, 4, 5, 7, 16, 17, 31, 127, 128, 129, 200),
+    struct sizes n = {.rows = PROP_PICK(1, 1, 2, 3, 4, 5, 6, 7, 16, 17, 31, 127, 128, 129, 200),
                       .outs = PROP_PICK(1, 3, 4, 5, 8, 31, 64, 65, 130),
                       .ins = PROP_PICK(1, 7, 8, 13, 64, 96, 250, 767, 768, 776, 1540, 2240),
                       .chunk_count = 1};
