@@ -12,7 +12,10 @@
 
 #define LOOK_NS  (INT64_C(500) * DIP_MS_NS)
 #define GRACE_NS (60 * DIP_SECOND_NS) /* of a wish that was made earlier */
-#define QUIET_NS (3 * DIP_SECOND_NS)  /* until a wish that was just written is in the view */
+#define ALONE_NS                                                                                   \
+    (5 * DIP_SECOND_NS)              /* neither lease nor worker for so long: who knows who leads  \
+                                      */
+#define QUIET_NS (3 * DIP_SECOND_NS) /* until a wish that was just written is in the view */
 
 /* ---- what both do ---- */
 
@@ -162,7 +165,35 @@ static void look_at_epochs(struct enrolled *e)
  * A lease that could not be renewed in time ends what this process may write into the registry, and
  * nothing else: it serves on until another one leads, for losing etcd must touch neither requests
  * nor workers. Two that serve at a time can waste work, not spoil it: a worker obeys the largest
- * epoch that it has heard of. */
+ * epoch that it has heard of. Who is cut off from the registry hears of the next leader from the
+ * workers that leave for it; while its own lease lasts it does not believe them. */
+
+static void look_at_successor(struct enrolled *e)
+{
+    const char *successor = dip_coordinator_daemon_successor(e->coordinator);
+    if (!successor[0] || !dip_coordinator_daemon_is_leading(e->coordinator) ||
+        dip_registry_is_leading(e->registry, dip_clock_now_ns()) ||
+        strcmp(successor, dip_coordinator_daemon_address(e->coordinator)) == 0)
+        return;
+    dip_log_say(e->log, DIP_LOG_WARNING, "workers have left for %s: it leads", successor);
+    dip_coordinator_daemon_follow(e->coordinator, successor);
+}
+
+/* Cut off from workers, too, it can serve nobody. Clients may know of another one, who can. */
+static void look_at_doubt(struct enrolled *e)
+{
+    int cursor = 0;
+    struct dip_worker_view worker;
+    int64_t now_ns = dip_clock_now_ns();
+    bool is_alone = dip_coordinator_daemon_is_leading(e->coordinator) &&
+                    !dip_registry_is_leading(e->registry, now_ns) &&
+                    !dip_coordinator_daemon_worker(e->coordinator, &cursor, &worker);
+    if (!is_alone)
+        e->alone_ns = 0;
+    else if (e->alone_ns == 0)
+        e->alone_ns = now_ns;
+    dip_coordinator_daemon_doubt(e->coordinator, is_alone && now_ns - e->alone_ns >= ALONE_NS);
+}
 
 static void coordinator_on_leading(void *context, uint64_t epoch)
 {
@@ -348,6 +379,8 @@ void dip__enrolled_look(struct enrolled *enrolled, int64_t wait_ns)
     if (!e->registry || !e->coordinator)
         return;
     look_at_epochs(e);
+    look_at_successor(e);
+    look_at_doubt(e);
     if (now_ns < e->look_ns)
         return;
     e->look_ns = now_ns + LOOK_NS;

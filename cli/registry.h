@@ -28,6 +28,7 @@ struct enrolled {
     bool is_handing_over;                    /* a coordinator stops and has resigned */
     char leader[DIP_REGISTRY_ADDRESS_BYTES]; /* that the worker was told */
     int64_t look_ns;                         /* of the next look at wishes */
+    int64_t alone_ns; /* since when a coordinator has neither lease nor worker; 0 = it has */
     struct {
         uint64_t told;         /* the registry's, of the newest term */
         uint64_t claimed;      /* what workers hear: at least told, and never less than before */

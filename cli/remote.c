@@ -296,8 +296,9 @@ bool dip__remote_may_retry(struct remote *remote, const struct remote_end *end,
     }
     if (end->is_silent)
         leave_silent(remote);
-    else if (!end->has_error)
-        move_on(remote);
+    else if (!end->has_error || end->error.reason == DIP_REASON_NOT_LEADER ||
+             end->error.reason == DIP_REASON_NO_WORKERS)
+        move_on(remote); /* another one may know better */
     retry->wait_ns = backoff_ns(retry->attempts - 1);
     int64_t asked_ns = end->has_pushback                        ? end->pushback_ns
                        : end->has_error && end->error.has_retry ? end->error.retry_ns

@@ -131,6 +131,7 @@ enum {
     X(HELD)                                                                                        \
     X(HEARTBEAT)                                                                                   \
     X(LEAVING)                                                                                     \
+    X(SUPERSEDED)                                                                                  \
     X(LOST)                                                                                        \
     X(GROUP_PREPARED)                                                                              \
     X(GROUP_FORMED)                                                                                \
@@ -299,6 +300,11 @@ struct dip_message_grace {
     int64_t grace_ns;
 };
 
+/* SUPERSEDED: the last word of a worker that goes to another leader. */
+struct dip_message_superseded {
+    char leader[256]; /* "host:port" */
+};
+
 /* PREPARE_GROUP (rank 0 only), FORM_GROUP, DISSOLVE_GROUP; GROUP_PREPARED, GROUP_FORMED,
  * GROUP_LOST. A version of a group that is older than the newest seen changes nothing. */
 enum { DIP_GROUP_ID_BYTES = 32, DIP_GROUP_COMM_BYTES = 256 };
@@ -380,6 +386,7 @@ struct dip_message {
         struct dip_message_joined joined;
         struct dip_message_heartbeat heartbeat;
         struct dip_message_grace grace;
+        struct dip_message_superseded superseded;
         struct dip_message_group group;
         struct dip_message_tokens tokens;
         struct dip_message_hinge_ready hinge_ready;

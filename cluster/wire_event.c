@@ -140,13 +140,14 @@ static enum dip_status encode_hello(const struct dip_message *m, Pb_(ConnectRequ
     return status;
 }
 
-/* HEARTBEAT, JOINED, LEAVING: numbers about the worker. */
+/* HEARTBEAT, JOINED, LEAVING, SUPERSEDED: about the worker itself. */
 static enum dip_status encode_worker(const struct dip_message *m, Pb_(ConnectRequest) * frame,
                                      dip_wire_frame_fn to, void *context)
 {
     Pb_(Heartbeat) heartbeat = PB_(HEARTBEAT__INIT);
     Pb_(Ready) ready = PB_(READY__INIT);
     Pb_(Leaving) leaving = PB_(LEAVING__INIT);
+    Pb_(Superseded) superseded = PB_(SUPERSEDED__INIT);
     switch (m->kind) {
     case DIP_MESSAGE_HEARTBEAT:
         heartbeat.steps_total = m->as.heartbeat.steps_total;
@@ -164,6 +165,10 @@ static enum dip_status encode_worker(const struct dip_message *m, Pb_(ConnectReq
         ready.fingerprint = (char *)m->as.joined.fingerprint;
         frame->ready = &ready;
         return send(frame, PB_(CONNECT_REQUEST__BODY_READY), to, context);
+    case DIP_MESSAGE_SUPERSEDED:
+        superseded.leader = (char *)m->as.superseded.leader;
+        frame->superseded = &superseded;
+        return send(frame, PB_(CONNECT_REQUEST__BODY_SUPERSEDED), to, context);
     default:
         leaving.grace_ns = dip__wire_u64(m->as.grace.grace_ns);
         frame->leaving = &leaving;
@@ -339,6 +344,7 @@ enum dip_status dip_wire_encode_event(const struct dip_message *message,
     case DIP_MESSAGE_HEARTBEAT:
     case DIP_MESSAGE_JOINED:
     case DIP_MESSAGE_LEAVING:
+    case DIP_MESSAGE_SUPERSEDED:
         return encode_worker(message, &out, frame, context);
     case DIP_MESSAGE_GROUP_PREPARED:
     case DIP_MESSAGE_GROUP_FORMED:
@@ -421,6 +427,14 @@ static enum dip_status read_ready(const Pb_(Ready) * in, struct dip_why *why, st
     m->as.joined.diffusion_slots = (int32_t)in->diffusion_slots;
     return dip__wire_text(why, "fingerprint", in->fingerprint, m->as.joined.fingerprint,
                           sizeof m->as.joined.fingerprint);
+}
+
+static enum dip_status read_superseded(const Pb_(Superseded) * in, struct dip_why *why,
+                                       struct dip_message *m)
+{
+    m->kind = DIP_MESSAGE_SUPERSEDED;
+    return dip__wire_text(why, "leader", in->leader, m->as.superseded.leader,
+                          sizeof m->as.superseded.leader);
 }
 
 static enum dip_status read_group(const Pb_(GroupEvent) * in, struct dip_why *why,
@@ -636,6 +650,8 @@ static enum dip_status read_body(struct dip_wire_reader *reader, const Pb_(Conne
         return dip__wire_ns(why, "grace_ns", in->leaving->grace_ns, &m->as.grace.grace_ns);
     case PB_(CONNECT_REQUEST__BODY_READY):
         return read_ready(in->ready, why, m);
+    case PB_(CONNECT_REQUEST__BODY_SUPERSEDED):
+        return read_superseded(in->superseded, why, m);
     default:
         return DIP_TIMEOUT;
     }

@@ -101,15 +101,23 @@ bool dip__front_has_workers(const struct dip_coordinator_daemon *d, uint32_t rol
     return (found & roles) == roles;
 }
 
+const char *dip__front_leader(const struct dip_coordinator_daemon *d)
+{
+    return d->is_leading && !d->is_doubted ? d->address : d->leader;
+}
+
 bool dip__front_takes_requests(struct dip_coordinator_daemon *d, struct dip_error *ret_error)
 {
-    if (d->is_leading && !d->is_draining)
+    if (d->is_leading && !d->is_draining && !d->is_doubted)
         return true;
     if (!d->is_leading && d->leader[0]) {
         dip_error_set(ret_error, DIP_REASON_NOT_LEADER, "another coordinator leads: %s", d->leader);
         dip_error_fact(ret_error, "leader", "%s", d->leader);
     } else if (d->is_draining) {
         dip_error_set(ret_error, DIP_REASON_DRAINING, "this coordinator stops; ask another one");
+    } else if (d->is_doubted) {
+        dip_error_set(ret_error, DIP_REASON_NOT_LEADER,
+                      "this coordinator reaches neither registry nor workers; ask another one");
     } else {
         dip_error_set(ret_error, DIP_REASON_NOT_LEADER, "no coordinator leads at the moment");
     }
@@ -139,6 +147,7 @@ void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t
     struct dip_coordinator_daemon *d = daemon;
     bool leads_on = d->is_leading;
     d->is_leading = true;
+    d->is_doubted = false;
     d->epoch = epoch;
     dip_core_set_epoch(d->core, epoch);
     d->leader[0] = '\0';
@@ -161,7 +170,7 @@ void dip_coordinator_daemon_follow(struct dip_coordinator_daemon *daemon, const 
     struct dip_coordinator_daemon *d = daemon;
     struct dip_error error;
     bool was_leading = d->is_leading;
-    d->is_leading = false;
+    d->is_leading = d->is_doubted = false;
     snprintf(d->leader, sizeof d->leader, "%s", leader ? leader : "");
     struct dip_log_line line;
     dip_log_begin(&line, d->options.log, DIP_LOG_INFO, "following");
@@ -185,6 +194,22 @@ void dip_coordinator_daemon_follow(struct dip_coordinator_daemon *daemon, const 
     dip__roster_end(d);
     dip_groups_free(d->groups);
     d->groups = NULL;
+    dip__front_arm(d);
+    dip__health_tell(d);
+}
+
+void dip_coordinator_daemon_doubt(struct dip_coordinator_daemon *daemon, bool is_doubted)
+{
+    struct dip_coordinator_daemon *d = daemon;
+    struct dip_error error;
+    if (!d->is_leading || d->is_draining || d->is_doubted == is_doubted)
+        return;
+    d->is_doubted = is_doubted;
+    dip_log_say(d->options.log, DIP_LOG_WARNING, "%s",
+                is_doubted ? "no lease and no worker: requests are sent elsewhere until one is here"
+                           : "takes requests again");
+    if (is_doubted && !dip__front_takes_requests(d, &error))
+        abort_all(d, &error);
     dip__front_arm(d);
     dip__health_tell(d);
 }
@@ -318,7 +343,7 @@ struct dip_coordinator_view dip_coordinator_daemon_view(const struct dip_coordin
     const struct dip_coordinator_daemon *d = daemon;
     return (struct dip_coordinator_view){.cluster_id = d->cluster_id,
                                          .name = d->name,
-                                         .leader = d->is_leading ? d->address : d->leader,
+                                         .leader = dip__front_leader(d),
                                          .epoch = d->epoch,
                                          .is_leading = d->is_leading,
                                          .is_draining = d->is_draining,
@@ -346,6 +371,11 @@ uint64_t dip_coordinator_daemon_later_epoch(const struct dip_coordinator_daemon 
     return daemon->hub ? dip_hub_later_epoch(daemon->hub) : 0;
 }
 
+const char *dip_coordinator_daemon_successor(const struct dip_coordinator_daemon *daemon)
+{
+    return daemon->hub ? dip_hub_successor(daemon->hub) : "";
+}
+
 bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon)
 {
     return daemon->is_leading && !daemon->is_draining &&
@@ -354,8 +384,8 @@ bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon
 
 bool dip_coordinator_daemon_is_serving(const struct dip_coordinator_daemon *daemon)
 {
-    return !daemon->is_draining &&
-           (daemon->is_leading || (daemon->options.is_forwarding && daemon->leader[0]));
+    return !daemon->is_draining && ((daemon->is_leading && !daemon->is_doubted) ||
+                                    (daemon->options.is_forwarding && daemon->leader[0]));
 }
 
 bool dip_coordinator_daemon_worker(const struct dip_coordinator_daemon *daemon, int *cursor,

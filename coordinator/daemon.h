@@ -100,6 +100,9 @@ void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t
  * NOT_LEADER, those that run here end so that their clients ask the leader, workers are sent away.
  */
 void dip_coordinator_daemon_follow(struct dip_coordinator_daemon *daemon, const char *leader);
+/* Whether this leader doubts that it leads: then requests are refused and ended as NOT_LEADER, but
+ * workers are taken, for it may be the one who leads after all. */
+void dip_coordinator_daemon_doubt(struct dip_coordinator_daemon *daemon, bool is_doubted);
 /* For GetCluster: what the registry says of itself. */
 void dip_coordinator_daemon_registry(struct dip_coordinator_daemon *daemon, int64_t revision,
                                      bool is_degraded, const char *why);
@@ -133,6 +136,8 @@ const char *dip_coordinator_daemon_digest(const struct dip_coordinator_daemon *d
 uint64_t dip_coordinator_daemon_epoch(const struct dip_coordinator_daemon *daemon);
 /* The largest epoch above its own of which a worker has spoken; 0 = none did. */
 uint64_t dip_coordinator_daemon_later_epoch(const struct dip_coordinator_daemon *daemon);
+/* Whom a worker has left for since this process leads, "host:port"; "" = nobody. */
+const char *dip_coordinator_daemon_successor(const struct dip_coordinator_daemon *daemon);
 /* Takes requests: leads, drains not, and has workers for both panels. */
 bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon);
 /* May be sent requests: drains not, and leads, with workers or without, or passes them on to

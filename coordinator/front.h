@@ -63,6 +63,7 @@ struct dip_coordinator_daemon {
 
     bool is_leading;
     uint64_t epoch;
+    bool is_doubted;  /* leads, but nobody may know */
     char leader[256]; /* while following; empty = nobody known */
     int64_t registry_revision;
     bool is_degraded;
@@ -86,6 +87,8 @@ struct dip_coordinator_daemon {
 
 /* The core may want to be woken at another time: after everything that reaches it. */
 void dip__front_arm(struct dip_coordinator_daemon *d);
+/* Who leads, "host:port", as far as that is known here; "" = not. */
+const char *dip__front_leader(const struct dip_coordinator_daemon *d);
 /* NO_WORKERS, NOT_LEADER, DRAINING: false and the error when this process takes no requests. */
 bool dip__front_takes_requests(struct dip_coordinator_daemon *d, struct dip_error *ret_error);
 /* Both panels have a worker that takes work, or one panel of `roles` has. */

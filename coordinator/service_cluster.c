@@ -197,7 +197,7 @@ static void on_get_cluster(void *daemon, struct dip_rpc_call *call, const void *
     if (d->is_leading)
         fill_pools(d, &pools);
     response.cluster_id = d->cluster_id;
-    response.leader = d->is_leading ? d->address : d->leader;
+    response.leader = (char *)dip__front_leader(d);
     response.epoch = d->epoch;
     response.etcd_revision = d->registry_revision;
     response.degraded = d->is_degraded;

@@ -41,6 +41,7 @@ struct dip_hub {
     char cluster_id[129];
     uint64_t epoch;       /* 0 = does not lead */
     uint64_t later_epoch; /* the largest that a worker was refused for */
+    char successor[256];  /* that a worker has gone to; "" = none did */
     struct dip_rpc_timer tick;
     int64_t tick_ns, ticked_ns;
     uint32_t address_last; /* addresses go round, so that one is given again as late as possible */
@@ -203,6 +204,11 @@ static void take(struct link *link, uint64_t epoch, struct dip_message *message)
     }
     if (!link->address) {
         hello(link, epoch, message);
+        return;
+    }
+    if (message->kind == DIP_MESSAGE_SUPERSEDED) {
+        memcpy(hub->successor, message->as.superseded.leader, sizeof hub->successor);
+        link_end(link, DIP_RPC_ABORTED, "another coordinator leads, says the worker");
         return;
     }
     if (message->kind == DIP_MESSAGE_HEARTBEAT)
@@ -480,6 +486,12 @@ void dip_hub_set_epoch(struct dip_hub *hub, uint64_t epoch)
 {
     dip_assert(epoch >= hub->epoch);
     hub->epoch = epoch;
+    hub->successor[0] = '\0';
+}
+
+const char *dip_hub_successor(const struct dip_hub *hub)
+{
+    return hub->successor;
 }
 
 uint64_t dip_hub_later_epoch(const struct dip_hub *hub)

@@ -54,6 +54,8 @@ struct dip_endpoint *dip_hub_endpoint(struct dip_hub *hub);
 void dip_hub_set_epoch(struct dip_hub *hub, uint64_t epoch);
 /* The largest epoch above ours that a worker has seen, and was sent away for; 0 = none was. */
 uint64_t dip_hub_later_epoch(const struct dip_hub *hub);
+/* Whom a worker has left for since we lead, "host:port"; "" = nobody. */
+const char *dip_hub_successor(const struct dip_hub *hub);
 
 /* What has been refused and given up since the start. */
 struct dip_hub_stats {

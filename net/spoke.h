@@ -59,7 +59,8 @@ struct dip_endpoint *dip_spoke_endpoint(struct dip_spoke *spoke);
 /* Put and GetOffset, for the worker's own server; returns how many. */
 int dip_spoke_methods(struct dip_spoke *spoke, struct dip_rpc_method ret_methods[2]);
 
-/* Who leads, "host:port"; NULL = nobody known. May change at any time. Loop thread. */
+/* Who leads, "host:port"; NULL = nobody known. May change at any time: whoever led before is told
+ * who leads now, if that takes no longer than a moment. Loop thread. */
 void dip_spoke_set_coordinator(struct dip_spoke *spoke, const char *target);
 
 /* What is known of this process only now (where its server listens, what device it has). Before

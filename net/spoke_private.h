@@ -100,6 +100,7 @@ struct dip_spoke {
     bool is_closing;  /* says what is left, then hangs up */
     bool is_stopping; /* nothing begins any more */
     char target[256]; /* "" = nobody leads */
+    char next[256];   /* whom to go to when the farewell is said; "" = no change is under way */
     enum stream_state state;
     struct dip_rpc_channel *channel;
     struct dip_rpc_call *call;

@@ -26,11 +26,14 @@ enum {
 #define WELCOME_NS   (5 * DIP_SECOND_NS)
 #define STALL_NS     (10 * DIP_SECOND_NS)
 #define CLOSE_NS     (5 * DIP_SECOND_NS)
-#define SETTLED_NS   (2 * DIP_SECOND_NS) /* a stream that stood so long was no mistake */
+#define FAREWELL_NS  (INT64_C(250) * DIP_MS_NS) /* for the old leader to take the last word */
+#define SETTLED_NS   (2 * DIP_SECOND_NS)        /* a stream that stood so long was no mistake */
 #define PAUSE_NS_MIN (INT64_C(50) * DIP_MS_NS)
 #define PAUSE_NS_MAX (2 * DIP_SECOND_NS)
 
+static void connect_now(void *context);
 static void connect_later(struct dip_spoke *spoke);
+static void target_change(void *context);
 static void stream_stop(void *context);
 static void stream_end(struct dip_spoke *spoke);
 
@@ -214,7 +217,8 @@ void dip__spoke_pump(struct dip_spoke *spoke)
     while ((spoke->state != STREAM_UP || frames_send(spoke)) &&
            !dip_mailbox_pop(spoke->outbox, 0, &out))
         outgoing(spoke, &out.message);
-    if (spoke->is_closing && spoke->state == STREAM_UP && spoke->frame_count == 0)
+    bool is_last_word = spoke->is_closing || spoke->next[0];
+    if (is_last_word && spoke->state == STREAM_UP && spoke->frame_count == 0)
         dip_rpc_call_half_close(spoke->call);
 }
 
@@ -467,6 +471,8 @@ static void stream_end(struct dip_spoke *spoke)
     }
     if (spoke->is_closing && !spoke->is_stopping)
         stream_stop(spoke);
+    else if (spoke->next[0])
+        target_change(spoke);
     else
         connect_later(spoke);
 }
@@ -477,19 +483,52 @@ static void channel_close(struct dip_spoke *spoke)
     spoke->channel = NULL;
 }
 
+static void target_set(struct dip_spoke *spoke, const char *target)
+{
+    spoke->next[0] = spoke->target[0] = '\0'; /* no connecting by the way */
+    stream_end(spoke);
+    dip_rpc_timer_clear(spoke->options.loop, &spoke->connect_timer);
+    spoke->connect_timer.fire = connect_now;
+    channel_close(spoke);
+    snprintf(spoke->target, sizeof spoke->target, "%s", target);
+    spoke->attempt = 0;
+    connect_later(spoke);
+}
+
+static void target_change(void *context)
+{
+    struct dip_spoke *spoke = context;
+    char next[sizeof spoke->next];
+    memcpy(next, spoke->next, sizeof next);
+    target_set(spoke, next);
+}
+
+/* The old leader may not know: cut off from the registry it leads on until somebody tells it. The
+ * stream ends when it has hung up, or after a moment. */
+static void farewell(struct dip_spoke *spoke, const char *target)
+{
+    struct dip_message superseded = {.kind = DIP_MESSAGE_SUPERSEDED};
+    bool is_said = spoke->next[0] != '\0';
+    snprintf(superseded.as.superseded.leader, sizeof superseded.as.superseded.leader, "%s", target);
+    snprintf(spoke->next, sizeof spoke->next, "%s", target);
+    if (is_said)
+        return;
+    spoke->connect_timer.fire = target_change;
+    set_timer(spoke, &spoke->connect_timer, FAREWELL_NS);
+    say(spoke, &superseded);
+    dip__spoke_pump(spoke);
+}
+
 void dip_spoke_set_coordinator(struct dip_spoke *spoke, const char *target)
 {
     dip_assert(dip_rpc_loop_is_mine(spoke->options.loop));
     const char *text = target ? target : "";
-    if (spoke->is_closing || strcmp(text, spoke->target) == 0)
+    if (spoke->is_closing || strcmp(text, spoke->next[0] ? spoke->next : spoke->target) == 0)
         return;
-    spoke->target[0] = '\0'; /* no connecting by the way */
-    stream_end(spoke);
-    dip_rpc_timer_clear(spoke->options.loop, &spoke->connect_timer);
-    channel_close(spoke);
-    snprintf(spoke->target, sizeof spoke->target, "%s", text);
-    spoke->attempt = 0;
-    connect_later(spoke);
+    if (text[0] && spoke->state == STREAM_UP)
+        farewell(spoke, text);
+    else
+        target_set(spoke, text);
 }
 
 void dip__spoke_stream_init(struct dip_spoke *spoke)
@@ -520,6 +559,7 @@ static void stream_stop(void *context)
 void dip__spoke_stream_close(struct dip_spoke *spoke)
 {
     spoke->is_closing = true;
+    spoke->next[0] = '\0';
     if (spoke->state != STREAM_UP) {
         stream_stop(spoke);
         return;

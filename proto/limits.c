@@ -124,6 +124,7 @@ static const struct dip_proto_limit limits[] = {
     LIST(diptych__internal__v1__held_job, image_ids, 16384),
     TEXT(diptych__internal__v1__welcome, cluster_id, 128),
     TEXT(diptych__internal__v1__leaving, reason, 256),
+    TEXT(diptych__internal__v1__superseded, leader, 255),
     TEXT(diptych__internal__v1__job_origin, request_id, 64),
     TEXT(diptych__internal__v1__job_origin, traceparent, 55),
     TEXT(diptych__internal__v1__job_origin, request_digest, 32),

@@ -60,19 +60,21 @@ put_down() {
 add_coordinator() { member "$1" "$diptych" coordinator --cluster "$cluster" --name "$1" --grace 30 "${@:2}"; }
 add_rank() { member "$1" "$diptych" worker --cluster "$cluster" --role ar --ar-rank --name "$1" --grace 30 "${@:2}"; }
 add_diffusion() { member "$1" "$diptych" worker --cluster "$cluster" --role diffusion --name "$1" --grace 30 "${@:2}"; }
-add_etcd() { # NAME CLIENT_PORT PEER_PORT ALL
-  member "$1" etcd --name "$1" --data-dir "$work/data-$1" --listen-client-urls "http://127.0.0.1:$2" \
-    --advertise-client-urls "http://127.0.0.1:$2" --listen-peer-urls "http://127.0.0.1:$3" \
-    --initial-advertise-peer-urls "http://127.0.0.1:$3" --initial-cluster "$4" --logger zap
+add_etcd() { # NAME CLIENT_ADDRESS PEER_ADDRESS ALL
+  member "$1" etcd --name "$1" --data-dir "$work/data-$1" --listen-client-urls "http://$2" \
+    --advertise-client-urls "http://$2" --listen-peer-urls "http://$3" \
+    --initial-advertise-peer-urls "http://$3" --initial-cluster "$4" --logger zap
 }
 
 # see: what the cluster says of itself, one line for each member in the file `seen`. A coordinator that
 # does not lead knows who does, and no workers.
 see() {
-  local leads
+  local leads= asked
   : >seen
-  "$diptych" status --server "${see_at:-$server}" --json >status.json 2>status.err || { see_at= && return 1; }
-  leads=$(field leader <status.json)
+  for asked in ${see_at:-${server//,/ }}; do # the first that knows who leads
+    "$diptych" status --server "$asked" --json >status.json 2>status.err && leads=$(field leader <status.json)
+    [ -z "$leads" ] || break
+  done
   if [ "$leads" != "${see_at:-$server}" ]; then
     see_at=
     [ -n "$leads" ] && "$diptych" status --server "$leads" --json >status.json 2>status.err || return 1
@@ -93,6 +95,21 @@ find_rank() { grep -E "\"group\": \"g[^\"]*\", \"rank\": $1," seen | grep '"stat
 nothing_is_left() {
   see && ! grep -qE '"slots_busy": [1-9]' seen && ! grep -qE '"(queued|running)": [1-9]' status.json
 }
+
+workers=(ar-{0,1,2} diffusion-{0,1,2}) # of three ranks two make the group, the third is spare
+all_are_here() { everybody_is_ready 5 && [ "$(wc -l <seen)" -eq 6 ]; }
+wait_for_all() {
+  checks=$((checks + 1))
+  wait_for $patience all_are_here || complain "$1: not everybody is ready: $(cut -c 1-300 seen; cat status.err; tail -n 3 ./*.err)"
+}
+# The member that leads now.
+leader() {
+  local address name
+  wait_for $patience see
+  address=$(field leader <status.json)
+  for name in coordinator-a coordinator-b; do [[ " ${words[$name]:-} " != *" --listen $address "* ]] || echo $name; done
+}
+other() { [ "$1" = coordinator-a ] && echo coordinator-b || echo coordinator-a; }
 
 # ---- clients ----
 
@@ -152,6 +169,12 @@ everybody_has_asked_since() {
   for file in history.*; do
     tail -n 1 "$file" | awk -v since="$1" '$3 > since && $6 == "equal" {found = 1} END {exit !found}' || return 1
   done
+}
+
+# everybody_asks: each client has had a whole request after the blow
+everybody_asks() {
+  checks=$((checks + 1))
+  wait_for $patience everybody_has_asked_since "$at" || complain "$kind, run $run: requests stand still: $(tail -n 1 history.*; tail -n 20 troubles; cut -c 1-300 seen)"
 }
 
 # stop_clients: lets each finish what it has asked

@@ -14,7 +14,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 plain_kinds="nothing rank-0-killed rank-1-killed rank-0-stopped rank-1-stopped diffusion-killed diffusion-stopped coordinator-killed coordinator-stopped rank-restarted diffusion-restarted client-gone slow-reader"
-etcd_kinds="etcd-member-killed etcd-all-killed leader-killed leader-stopped leader-restarted rolling-restart"
+etcd_kinds="etcd-member-killed etcd-member-stopped etcd-all-killed etcd-all-stopped leader-killed leader-stopped leader-restarted rolling-restart"
 if [ ${#kinds[@]} -eq 0 ]; then # those that wait for a lease cost ten seconds each: once
   once=" slow-reader coordinator-stopped leader-killed etcd-all-killed rolling-restart "
   # shellcheck disable=SC2206  # words
@@ -33,17 +33,11 @@ echo "seed $seed"
 # ---- two clusters: one with a coordinator alone, one with two of them and three nodes of etcd ----
 
 topology=none
-worker_count=5 # of three ranks two make the group, the third is spare
 
 start_workers() {
   local i
   for i in 0 1 2; do add_rank "ar-$i" "$@"; done
   for i in 0 1 2; do add_diffusion "diffusion-$i" "$@"; done
-}
-all_are_here() { everybody_is_ready $worker_count && [ "$(wc -l <seen)" -eq 6 ]; }
-wait_for_all() {
-  checks=$((checks + 1))
-  wait_for $patience all_are_here || complain "$1: not everybody is ready: $(cut -c 1-300 seen; cat status.err)"
 }
 
 start_plain() {
@@ -59,9 +53,9 @@ start_etcd() {
   local i nodes=() urls=() clients=() peers=() all a b
   for i in 0 1 2; do
     free_port
-    clients+=("$free_port") urls+=("http://127.0.0.1:$free_port")
+    clients+=("127.0.0.1:$free_port") urls+=("http://127.0.0.1:$free_port")
     free_port
-    peers+=("$free_port") nodes+=("etcd-$i=http://127.0.0.1:$free_port")
+    peers+=("127.0.0.1:$free_port") nodes+=("etcd-$i=http://127.0.0.1:$free_port")
   done
   all=$(IFS=,; echo "${nodes[*]}")
   etcd=$(IFS=,; echo "${urls[*]}")
@@ -76,7 +70,6 @@ start_etcd() {
   start_workers --etcd "$etcd"
 }
 
-workers=(ar-{0,1,2} diffusion-{0,1,2})
 members() { if [ "$topology" = plain ]; then echo coordinator-a "${workers[@]}"; else echo coordinator-{a,b} "${workers[@]}"; fi; }
 stop_topology() {
   if [ "$topology" != none ]; then
@@ -105,15 +98,6 @@ use_topology() {
   [ "$failures" -eq 0 ] || { finish; exit 1; } # every fault would fail for the same reason
 }
 
-# The member that leads now.
-leader() {
-  local address name
-  wait_for $patience see
-  address=$(field leader <status.json)
-  for name in coordinator-a coordinator-b; do [[ " ${words[$name]} " != *" --listen $address "* ]] || echo $name; done
-}
-other() { [ "$1" = coordinator-a ] && echo coordinator-b || echo coordinator-a; }
-
 # ---- the faults; each leaves everybody alive and sets $at, the moment of the blow ----
 
 blow() { at=$(now_ms); }
@@ -135,10 +119,6 @@ restart() {
   same "$kind: $1 ends when asked" 0 "$ended"
   pause 0 300
   revive "$1"
-}
-everybody_asks() {
-  checks=$((checks + 1))
-  wait_for $patience everybody_has_asked_since "$at" || complain "$kind, run $run: requests stand still: $(tail -n 1 history.*; tail -n 20 troubles; cut -c 1-300 seen)"
 }
 
 strike_nothing() { blow; }
@@ -184,6 +164,14 @@ strike_etcd-member-killed() {
   put_down $victim KILL
   everybody_asks
   revive $victim
+}
+strike_etcd-member-stopped() { stop_for etcd-$((RANDOM % 3)) 500 9000; }
+strike_etcd-all-stopped() { # longer than any lease lives, every second time
+  blow
+  kill -STOP "${pids[etcd-0]}" "${pids[etcd-1]}" "${pids[etcd-2]}"
+  pause 500 $((run % 2 ? 3000 : 14000))
+  everybody_asks
+  kill -CONT "${pids[etcd-0]}" "${pids[etcd-1]}" "${pids[etcd-2]}"
 }
 strike_etcd-all-killed() { # longer than any lease lives, every second time
   local i

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tests/fault/cluster_net.sh - each member a host of its own, in a network namespace: connections between pairs of roles are cut and heal while clients ask on.
-#   cluster_net.sh PROGRAM [--runs N] [--seed N]
+#   cluster_net.sh PROGRAM [--runs N] [--seed N] [KIND...]      without KIND: those of the suite; `all`: every one
 if [ -z "${FAULT_NET:-}" ]; then # in a network and mounts of our own: nothing outlives this script
   unshare --net --mount true 2>/dev/null && command -v ip >/dev/null ||
     { echo "NOT checked: this user may not make network namespaces, so no connection is cut"; exit 0; }
@@ -8,14 +8,25 @@ if [ -z "${FAULT_NET:-}" ]; then # in a network and mounts of our own: nothing o
 fi
 . "$(dirname "${BASH_SOURCE[0]}")/cluster.bash"
 shift
-runs=1 seed=$RANDOM
+runs=1 seed=$RANDOM kinds=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --runs) runs=$2 ;;
-    --seed) seed=$2 ;;
+    --runs) runs=$2 && shift 2 ;;
+    --seed) seed=$2 && shift 2 ;;
+    *) kinds+=("$1") && shift ;;
   esac
-  shift 2
 done
+plain_kinds="coordinator-diffusion coordinator-diffusion-one-way coordinator-rank coordinator-rank-one-way rank-rank rank-diffusion client-coordinator client-silent"
+etcd_kinds="leader-etcd leader-all standby-etcd rank-etcd diffusion-etcd etcd-etcd leader-standby"
+# shellcheck disable=SC2206  # words
+case ${kinds[0]:-} in
+  '') kinds=($plain_kinds leader-etcd) ;;
+  all) kinds=($plain_kinds $etcd_kinds) ;;
+esac
+if ! command -v etcd >/dev/null; then
+  echo "NOT checked: etcd is missing, so nothing is known of: $etcd_kinds"
+  for i in "${!kinds[@]}"; do [[ " $etcd_kinds " != *" ${kinds[i]} "* ]] || unset "kinds[i]"; done
+fi
 RANDOM=$seed
 echo "seed $seed"
 
@@ -45,27 +56,99 @@ at_host() { if [ "$1" = client ]; then ip "${@:2}"; else ip -n "$@"; fi; }
 one_way() { at_host "$2" route "$1" blackhole "${ip_of[$3]}/32"; }
 cut_both() { one_way "$1" "$2" "$3" && one_way "$1" "$3" "$2"; }
 
-for name in coordinator-a ar-0 ar-1 ar-2 diffusion-0 diffusion-1 diffusion-2 far; do add_host $name; done
-server=${ip_of[coordinator-a]}:7000
-add_coordinator coordinator-a --listen "$server" --ar-tp 2 --insecure
-for i in 0 1 2; do add_rank "ar-$i" --server "$server" --listen "${ip_of[ar-$i]}:0" --group-address "${ip_of[ar-$i]}" --host-id "host-$i" --insecure; done
-for i in 0 1 2; do add_diffusion "diffusion-$i" --server "$server" --listen "${ip_of[diffusion-$i]}:0" --insecure; done
+for name in coordinator-{a,b} "${workers[@]}" etcd-{0,1,2} far; do add_host "$name"; done
 
-all_are_here() { everybody_is_ready 5 && [ "$(wc -l <seen)" -eq 6 ]; }
-wait_for_all() {
-  checks=$((checks + 1))
-  wait_for $patience all_are_here || complain "$1: not everybody is ready: $(cut -c 1-300 seen; cat status.err; tail -n 3 ./*.err)"
+# ---- two clusters: one with a coordinator alone, one with two of them and three nodes of etcd ----
+
+topology=none
+
+start_workers() {
+  local i
+  for i in 0 1 2; do add_rank "ar-$i" "$@" --listen "${ip_of[ar-$i]}:0" --group-address "${ip_of[ar-$i]}" --host-id "host-$i" --insecure; done
+  for i in 0 1 2; do add_diffusion "diffusion-$i" "$@" --listen "${ip_of[diffusion-$i]}:0" --insecure; done
 }
 
-# cut_for WAYS FROM TO: for some seconds, longer than a member may be silent
+start_plain() {
+  members=(coordinator-a "${workers[@]}")
+  server=${ip_of[coordinator-a]}:7000
+  add_coordinator coordinator-a --listen "$server" --ar-tp 2 --insecure
+  start_workers --server "$server"
+}
+
+start_etcd() {
+  local i nodes=() urls=() name
+  members=(coordinator-{a,b} "${workers[@]}")
+  for i in 0 1 2; do nodes+=("etcd-$i=http://${ip_of[etcd-$i]}:2380") urls+=("http://${ip_of[etcd-$i]}:2379"); done
+  for i in 0 1 2; do add_etcd "etcd-$i" "${ip_of[etcd-$i]}:2379" "${ip_of[etcd-$i]}:2380" "$(IFS=,; echo "${nodes[*]}")"; done
+  urls=$(IFS=,; echo "${urls[*]}")
+  for name in coordinator-{a,b}; do add_coordinator "$name" --listen "${ip_of[$name]}:7000" --ar-tp 2 --insecure --etcd "$urls"; done
+  server=${ip_of[coordinator-a]}:7000,${ip_of[coordinator-b]}:7000
+  start_workers --etcd "$urls"
+}
+
+stop_topology() {
+  [ "$topology" = none ] || epochs_grow "${workers[@]}"
+  [ "$topology" = none ] || end_all "${members[@]}"
+  [ "$topology" = plain ] || for name in etcd-{0,1,2}; do [ -z "${pids[$name]:-}" ] || put_down "$name" TERM; done
+}
+
+use_topology() {
+  [ "$topology" != "$1" ] || return 0
+  stop_topology
+  rm -f ./*.out ./*.err
+  see_at=
+  topology=$1
+  "start_$1"
+  wait_for_all "start of the $1 cluster"
+  [ "$failures" -eq 0 ] || { finish; exit 1; } # every cut would fail for the same reason
+}
+
+# ---- the cuts; each heals, and sets $at, the moment of the blow ----
+
+# sever WAYS FROM TO...: both ways, or one way
+sever() {
+  local to
+  for to in "${@:3}"; do
+    if [ "$1" = both ]; then cut_both add "$2" "$to"; else one_way add "$2" "$to"; fi || complain "$kind: cannot cut"
+  done
+}
+heal() {
+  local to
+  for to in "${@:3}"; do
+    if [ "$1" = both ]; then cut_both del "$2" "$to"; else one_way del "$2" "$to"; fi || complain "$kind: cannot heal"
+  done
+}
+# cut_for WAYS FROM TO...: for some seconds, longer than a member may be silent
 cut_for() {
   at=$(now_ms)
-  if [ "$1" = both ]; then cut_both add "$2" "$3"; else one_way add "$2" "$3"; fi || complain "$kind: cannot cut"
+  sever "$@"
   pause 500 4000
-  if [ "$1" = both ]; then cut_both del "$2" "$3"; else one_way del "$2" "$3"; fi || complain "$kind: cannot heal"
+  heal "$@"
 }
+# cut_long WAYS FROM TO...: every second time for longer than any lease lives, and clients are served meanwhile
+cut_long() {
+  at=$(now_ms)
+  sever "$@"
+  pause 500 $((run % 2 ? 14000 : 4000))
+  everybody_asks
+  heal "$@"
+}
+# depose NAME FROM...: the leader cannot reach etcd, which others can: the other one leads when its lease has run out.
+depose() {
+  local was=$1 blow
+  blow=$(now_ms)
+  sever both "$@"
+  checks=$((checks + 1))
+  wait_for $patience leads "$(other "$was")" || complain "$kind, run $run: the other one does not lead"
+  at=$(now_ms)
+  everybody_asks
+  at=$blow
+  heal both "$@"
+}
+leads() { see_at= && [ "$(leader)" = "$1" ]; }
+
 strike() {
-  local drawn=diffusion-$((RANDOM % 3)) rank=$((RANDOM % 2))
+  local drawn=diffusion-$((RANDOM % 3)) rank=$((RANDOM % 2)) node=$((RANDOM % 3))
   case $kind in
     coordinator-diffusion) cut_for both coordinator-a "$drawn" ;;
     coordinator-diffusion-one-way) cut_for one "$drawn" coordinator-a ;;
@@ -74,6 +157,13 @@ strike() {
     rank-rank) cut_for both "$(rank_name 0)" "$(rank_name 1)" ;;
     rank-diffusion) cut_for both "$(rank_name 0)" "$drawn" ;;
     client-coordinator) cut_for both client coordinator-a ;;
+    leader-etcd) depose "$(leader)" etcd-{0,1,2} ;;
+    leader-all) depose "$(leader)" "${workers[@]}" etcd-{0,1,2} ;; # but for clients
+    standby-etcd) cut_long both "$(other "$(leader)")" etcd-{0,1,2} ;;
+    rank-etcd) cut_long both "$(rank_name $rank)" etcd-{0,1,2} ;;
+    diffusion-etcd) cut_long both "$drawn" etcd-{0,1,2} ;;
+    etcd-etcd) cut_long both etcd-$node etcd-$(((node + 1) % 3)) etcd-$(((node + 2) % 3)) ;;
+    leader-standby) cut_long both coordinator-a coordinator-b ;;
   esac
 }
 
@@ -101,11 +191,8 @@ strike_silence() {
   cut_both del far coordinator-a || complain "$kind: cannot heal"
 }
 
-expect_bytes
-wait_for_all "start"
-[ "$failures" -eq 0 ] || { finish; exit 1; }
-printf '| %-30s | %4s | %8s | %4s | %5s | %7s | %6s | %6s |\n' "cut between" runs requests lost equal refused median max
-for kind in coordinator-diffusion coordinator-diffusion-one-way coordinator-rank coordinator-rank-one-way rank-rank rank-diffusion client-coordinator client-silent; do
+run_kind() {
+  if [[ " $plain_kinds " = *" $kind "* ]]; then use_topology plain; else use_topology etcd; fi
   : >troubles
   : >recovered.txt
   [ $kind = client-silent ] || start_clients 3
@@ -118,8 +205,7 @@ for kind in coordinator-diffusion coordinator-diffusion-one-way coordinator-rank
       continue
     fi
     strike
-    checks=$((checks + 1))
-    wait_for $((2 * patience)) everybody_has_asked_since "$at" || complain "$kind, run $run: requests stand still: $(tail -n 1 history.*; cut -c 1-300 seen)"
+    everybody_asks # once it has healed, too
     recovery "$at" >>recovered.txt
   done
   wait_for_all "$kind, afterwards"
@@ -132,7 +218,10 @@ for kind in coordinator-diffusion coordinator-diffusion-one-way coordinator-rank
   wait_for $patience nothing_is_left || complain "$kind: slots stay busy: $(cut -c 1-300 seen)"
   printf '| %-30s | %4d | %8d | %4d | %5d | %7d | %6.2f | %6.2f |\n' "$kind" "$runs" "$asked" "$bad" "$equal" "$refused" \
     "$(middle <recovered.txt | awk '{print $1 / 1000}')" "$(sort -n recovered.txt | tail -n 1 | awk '{print $1 / 1000}')"
-done
-epochs_grow ar-{0,1,2} diffusion-{0,1,2}
-end_all coordinator-a ar-{0,1,2} diffusion-{0,1,2}
+}
+
+expect_bytes
+printf '| %-30s | %4s | %8s | %4s | %5s | %7s | %6s | %6s |\n' "cut between" runs requests lost equal refused median max
+for kind in "${kinds[@]}"; do run_kind; done
+stop_topology
 finish

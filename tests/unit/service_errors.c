@@ -356,6 +356,30 @@ static void what_runs_when_another_leads_ends_so(void **state)
     assert_int_equal(dip_coordinator_daemon_queue(f.daemon).images, 0);
 }
 
+/* Cut off from registry and workers it sends clients to others, until it is of use again. */
+static void a_leader_in_doubt_takes_nothing(void **state)
+{
+    (void)state;
+    front_open(&f);
+    dip_stub_hold(f.stub, true);
+    Diptych__V1__GenerateRequest request = a_request("");
+    ask_generate(&f, &request, &a);
+    WAIT_UNTIL(f.loop, a.event_count > 0);
+    dip_coordinator_daemon_doubt(f.daemon, true);
+    WAIT_UNTIL(f.loop, a.closes);
+    check_error(&a, DIP_REASON_NOT_LEADER);
+    answer_free(&a);
+    refused(&request, DIP_REASON_NOT_LEADER, NULL);
+    assert_string_equal(fact(&a, "leader"), "");
+    assert_false(dip_coordinator_daemon_is_serving(f.daemon));
+    assert_string_equal(dip_coordinator_daemon_view(f.daemon).leader, "");
+    answer_free(&a);
+    dip_coordinator_daemon_doubt(f.daemon, false);
+    dip_stub_hold(f.stub, false);
+    run_generate(&f, &request, &a);
+    assert_int_equal(a.code, DIP_RPC_OK);
+}
+
 static void a_draining_coordinator_finishes_what_it_has(void **state)
 {
     (void)state;
@@ -503,6 +527,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(a_standby_names_the_leader, setup, teardown),
         cmocka_unit_test_setup_teardown(what_runs_when_another_leads_ends_so, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_leader_in_doubt_takes_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(a_draining_coordinator_finishes_what_it_has, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_drain_that_takes_too_long_is_cut, setup, teardown),

@@ -318,6 +318,26 @@ static void joined_waits_for_the_stream(void **state)
     world_close(&w);
 }
 
+/* Whoever led may be cut off from the registry: it hears who leads now from those who go there. */
+static void who_goes_to_another_leader_says_so(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w, NULL);
+    side_connect(&w, &w.b, w.target);
+    assert_string_equal(dip_hub_successor(w.hub), "");
+    dip_spoke_set_coordinator(w.b.spoke, w.a.target); /* where nobody leads */
+    WAIT_UNTIL(w.loop, w.heard[1][DIP_MESSAGE_LOST]);
+    assert_string_equal(dip_hub_successor(w.hub), w.a.target);
+    assert_int_equal(w.heard[1][DIP_MESSAGE_SUPERSEDED], 0); /* the hub's own affair */
+    answer_reset(&w, &w.b);
+    dip_spoke_set_coordinator(w.b.spoke, w.target); /* back again: a new term */
+    dip_hub_set_epoch(w.hub, 4);
+    assert_string_equal(dip_hub_successor(w.hub), "");
+    WAIT_UNTIL(w.loop, w.heard[2][DIP_MESSAGE_APPEARED]);
+    world_close(&w);
+}
+
 /* ---- bounds ---- */
 
 static void a_full_inbox_holds_commands_back(void **state)
@@ -917,6 +937,7 @@ int main(void)
         cmocka_unit_test(what_was_said_before_the_reset_is_not_heard),
         cmocka_unit_test(the_hello_says_what_is_held),
         cmocka_unit_test(joined_waits_for_the_stream),
+        cmocka_unit_test(who_goes_to_another_leader_says_so),
         cmocka_unit_test(a_full_inbox_holds_commands_back),
         cmocka_unit_test(a_deaf_coordinator_slows_the_device_down),
         cmocka_unit_test(a_command_of_the_past_is_refused),

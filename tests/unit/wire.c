@@ -202,7 +202,7 @@ static const enum dip_message_kind events[] = {
     DIP_MESSAGE_GROUP_LOST,  DIP_MESSAGE_PREFILLED,      DIP_MESSAGE_TOKENS,
     DIP_MESSAGE_HINGE_READY, DIP_MESSAGE_CONDITIONED,    DIP_MESSAGE_STEP,
     DIP_MESSAGE_DECODED,     DIP_MESSAGE_PREVIEW,        DIP_MESSAGE_IMAGE,
-    DIP_MESSAGE_FAILED,      DIP_MESSAGE_CHECKPOINT,
+    DIP_MESSAGE_FAILED,      DIP_MESSAGE_CHECKPOINT,     DIP_MESSAGE_SUPERSEDED,
 };
 enum {
     COMMANDS = sizeof commands / sizeof commands[0],
@@ -301,6 +301,9 @@ static void any_numbers(struct dip_message *m)
         m->as.step.steps_done = (int32_t)from1(DIP_STEPS_MAX);
         m->as.step.step_ns = upto(INT64_MAX);
         break;
+    case DIP_MESSAGE_SUPERSEDED:
+        any_text(m->as.superseded.leader, sizeof m->as.superseded.leader);
+        break;
     default:
         break;
     }
@@ -312,8 +315,9 @@ static bool is_about_a_job(enum dip_message_kind kind)
            kind != DIP_MESSAGE_PREPARE_GROUP && kind != DIP_MESSAGE_FORM_GROUP &&
            kind != DIP_MESSAGE_DISSOLVE_GROUP && kind != DIP_MESSAGE_APPEARED &&
            kind != DIP_MESSAGE_JOINED && kind != DIP_MESSAGE_HEARTBEAT &&
-           kind != DIP_MESSAGE_LEAVING && kind != DIP_MESSAGE_GROUP_PREPARED &&
-           kind != DIP_MESSAGE_GROUP_FORMED && kind != DIP_MESSAGE_GROUP_LOST;
+           kind != DIP_MESSAGE_LEAVING && kind != DIP_MESSAGE_SUPERSEDED &&
+           kind != DIP_MESSAGE_GROUP_PREPARED && kind != DIP_MESSAGE_GROUP_FORMED &&
+           kind != DIP_MESSAGE_GROUP_LOST;
 }
 
 static void any_message(enum dip_message_kind kind, struct dip_message *m)
