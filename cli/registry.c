@@ -12,10 +12,8 @@
 
 #define LOOK_NS  (INT64_C(500) * DIP_MS_NS)
 #define GRACE_NS (60 * DIP_SECOND_NS) /* of a wish that was made earlier */
-#define ALONE_NS                                                                                   \
-    (5 * DIP_SECOND_NS)              /* neither lease nor worker for so long: who knows who leads  \
-                                      */
-#define QUIET_NS (3 * DIP_SECOND_NS) /* until a wish that was just written is in the view */
+#define ALONE_NS (5 * DIP_SECOND_NS)  /* with neither lease nor worker; then it doubts */
+#define QUIET_NS (3 * DIP_SECOND_NS)  /* until a wish that was just written is in the view */
 
 /* ---- what both do ---- */
 
