@@ -144,6 +144,16 @@ static void look_around(struct coordinator *c)
         dip__enrolled_hand_over(&c->enrolled);
 }
 
+/* A start that fails late has begun to listen, and what listens ends in order only. */
+static void abandon(struct coordinator *c)
+{
+    if (!c->daemon)
+        return;
+    dip_coordinator_daemon_drain(c->daemon, 0, on_stopped, c);
+    while (!c->is_stopped)
+        dip_rpc_loop_turn(c->loop, TURN_NS);
+}
+
 static void stop(struct coordinator *c)
 {
     dip__enrolled_leave(&c->enrolled, LEAVE_NS);
@@ -168,6 +178,7 @@ enum exit_code dip__coordinator(const struct arguments *arguments)
     dip__enrolled_name(c.options, c.name);
     enum dip_status status = start(&c, &why);
     if (status) {
+        abandon(&c);
         stop(&c);
         return dip__fail(status, &why);
     }

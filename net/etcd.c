@@ -520,6 +520,24 @@ struct dip_etcd_stats dip_etcd_stats(const struct dip_kv *kv)
 
 /* ---- opening ---- */
 
+/* False when it is no http or https URL, or too long. */
+static bool take_endpoint(struct etcd *e, const char *text, size_t bytes)
+{
+    char *url = e->endpoints[e->endpoint_count];
+    if (bytes >= DIP_ETCD_URL_BYTES)
+        return false;
+    memcpy(url, text, bytes);
+    url[bytes] = '\0';
+    if (strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0)
+        return false;
+    if (!dip__etcd_url_is_sound(url))
+        return false;
+    while (url[bytes - 1] == '/') /* paths are added to it */
+        url[--bytes] = '\0';
+    e->endpoint_count++;
+    return true;
+}
+
 static enum dip_status read_endpoints(struct etcd *e, const char *list, struct dip_why *why)
 {
     for (const char *at = list; at && *at;) {
@@ -527,17 +545,11 @@ static enum dip_status read_endpoints(struct etcd *e, const char *list, struct d
         if (e->endpoint_count == DIP_ETCD_ENDPOINTS_MAX)
             return dip_fail(why, DIP_INVALID, "etcd: more than %d endpoints",
                             DIP_ETCD_ENDPOINTS_MAX);
-        if (bytes >= DIP_ETCD_URL_BYTES ||
-            (strncmp(at, "http://", 7) != 0 && strncmp(at, "https://", 8) != 0))
+        if (!take_endpoint(e, at, bytes))
             return dip_fail(why, DIP_INVALID,
                             "etcd: endpoint \"%.*s\" is not like http://10.0.0.1:2379",
                             (int)(bytes > 100 ? 100 : bytes), at);
-        char *url = e->endpoints[e->endpoint_count++];
-        memcpy(url, at, bytes);
-        while (bytes > 0 && url[bytes - 1] == '/')
-            bytes--;
-        url[bytes] = '\0';
-        at += strcspn(at, ",");
+        at += bytes;
         at += *at == ',';
     }
     if (e->endpoint_count == 0)

@@ -68,6 +68,9 @@ struct etcd {
 DIP_MUST_USE enum dip_status dip__etcd_transfer_open(struct etcd *e);
 void dip__etcd_transfer_close(struct etcd *e);
 
+/* Whether it has the form of a URL with a host, and with a port that exists if it names one. */
+bool dip__etcd_url_is_sound(const char *url);
+
 /* Posts call->body to its endpoint; the call is CALL_RUNNING until it is CALL_ENDED.
  * Errors: NO_MEMORY. */
 DIP_MUST_USE enum dip_status dip__etcd_transfer_start(struct etcd *e, struct etcd_call *call,

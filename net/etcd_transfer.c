@@ -28,6 +28,17 @@ void dip__etcd_transfer_close(struct etcd *e)
     curl_global_cleanup();
 }
 
+bool dip__etcd_url_is_sound(const char *url)
+{
+    CURLU *parts = curl_url();
+    char *host = NULL;
+    bool is_sound = parts && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK &&
+                    curl_url_get(parts, CURLUPART_HOST, &host, 0) == CURLUE_OK;
+    curl_free(host);
+    curl_url_cleanup(parts);
+    return is_sound;
+}
+
 static size_t take_bytes(char *data, size_t size, size_t count, void *context)
 {
     struct etcd_call *call = context;
