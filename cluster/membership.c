@@ -107,17 +107,20 @@ int64_t dip__membership_backoff(struct dip_membership *m, int failures, int64_t 
     return dip__membership_jitter(m, ceiling_ns < longest_ns ? ceiling_ns : longest_ns);
 }
 
-void dip__membership_note(struct dip_membership *m, enum dip_status status, const char *text)
+void dip__membership_note(struct dip_membership *m, enum dip_kv_kind kind, enum dip_status status,
+                          const char *text)
 {
+    bool is_lease = kind == DIP_KV_GRANT || kind == DIP_KV_KEEPALIVE || kind == DIP_KV_REVOKE;
+    int *run = is_lease ? &m->lease_failure_run : &m->key_failure_run;
     switch (status) {
     case DIP_OK:
     case DIP_NOT_FOUND:
     case DIP_STALE: /* an answer, though not a welcome one */
-        m->failure_run = 0;
+        *run = 0;
         break;
     default:
-        if (m->failure_run < FAILURE_RUN_DEGRADED)
-            m->failure_run++;
+        if (*run < FAILURE_RUN_DEGRADED)
+            ++*run;
         snprintf(m->why, sizeof m->why, "%s", text[0] ? text : dip_status_text(status));
     }
 }
@@ -193,7 +196,7 @@ static void on_reply(struct dip_membership *m, const struct dip_kv_reply *reply)
 {
     if (reply->id == 0)
         return;
-    dip__membership_note(m, reply->status, reply->text);
+    dip__membership_note(m, reply->kind, reply->status, reply->text);
     if (reply->id == m->member.pending_id)
         dip__lease_reply(m, &m->member, reply);
     else if (reply->id == m->leader.pending_id)
@@ -234,7 +237,8 @@ static enum dip_status dispatch(struct dip_membership *m, const struct dip_membe
 
 static bool is_degraded(const struct dip_membership *m, int64_t now_ns)
 {
-    return m->failure_run >= FAILURE_RUN_DEGRADED ||
+    return m->lease_failure_run >= FAILURE_RUN_DEGRADED ||
+           m->key_failure_run >= FAILURE_RUN_DEGRADED ||
            (m->view.watch_down_ns != 0 && now_ns >= m->view.watch_down_ns + m->options.reply_ns);
 }
 

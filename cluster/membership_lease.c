@@ -210,7 +210,7 @@ void dip__lease_step(struct dip_membership *m, struct lease_key *k)
     if (k->pending_id != 0 && m->now_ns >= k->pending_ns + m->options.reply_ns) {
         k->pending_id = 0; /* its reply is unknown from here on */
         failed(m, k, k->pending_kind);
-        dip__membership_note(m, DIP_TIMEOUT, "the store did not answer");
+        dip__membership_note(m, k->pending_kind, DIP_TIMEOUT, "the store did not answer");
     }
     if (k->pending_id != 0 || !k->is_wanted)
         return;

@@ -91,7 +91,9 @@ struct dip_membership {
     struct lease_key member, leader;
     struct view view;
     struct write writes[MEMBERSHIP_WRITES_MAX];
-    int failure_run; /* replies in a row that say that the store is out of reach */
+    /* Replies in a row that say that the store is out of reach or refuses us: one that refuses our
+     * keys renews leases all the same, so that neither speaks for the other. */
+    int lease_failure_run, key_failure_run;
     char why[DIP_KV_TEXT_BYTES];
     int64_t told_incarnation, told_epoch; /* 0 = told that there is none */
     bool told_degraded;
@@ -110,7 +112,8 @@ int64_t dip__membership_jitter(struct dip_membership *m, int64_t ceiling_ns);
 /* Full jitter under a ceiling that doubles from 0.1 s up to longest_ns. */
 int64_t dip__membership_backoff(struct dip_membership *m, int failures, int64_t longest_ns);
 /* Counts what a reply says about the store's health. */
-void dip__membership_note(struct dip_membership *m, enum dip_status status, const char *text);
+void dip__membership_note(struct dip_membership *m, enum dip_kv_kind kind, enum dip_status status,
+                          const char *text);
 
 /* ---- membership_lease.c ---- */
 

@@ -303,7 +303,7 @@ void dip__view_step(struct dip_membership *m)
         v->list_id = 0;
         v->failures++;
         v->next_ns = m->now_ns + dip__membership_backoff(m, v->failures, BACKOFF_NS_LONGEST);
-        dip__membership_note(m, DIP_TIMEOUT, "the store did not answer");
+        dip__membership_note(m, DIP_KV_RANGE, DIP_TIMEOUT, "the store did not answer");
     }
     if (v->list_id != 0 || m->now_ns < v->next_ns)
         return;

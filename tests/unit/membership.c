@@ -39,6 +39,7 @@ struct node {
     int64_t watch_at_ns;         /* replies of a watch keep their order */
     int64_t offset_ns, rate_ppm; /* local = offset + true * (1 + rate) */
     bool is_frozen, is_cut;
+    bool is_denied; /* its keys; leases are everybody's */
     int joined, left, leading, not_leading, degraded, healthy, written;
     enum dip_status written_status;
     int64_t epoch_last;
@@ -115,14 +116,20 @@ static void post_request(struct world *w, struct node *node, const struct dip_kv
     parcel->request.value = copy_bytes(request->value, request->value_bytes);
 }
 
-static void post_failure(struct world *w, struct node *node, const struct dip_kv_request *request,
-                         int64_t wait_ns)
+static void post_status(struct world *w, struct node *node, const struct dip_kv_request *request,
+                        enum dip_status status, int64_t wait_ns)
 {
     struct parcel *parcel = parcel_new(w, node);
     parcel->is_reply = true;
     parcel->at_ns = w->now_ns + wait_ns;
     parcel->reply = (struct dip_kv_reply){
-        .id = request->id, .kind = request->kind, .status = DIP_TIMEOUT, .is_last = true};
+        .id = request->id, .kind = request->kind, .status = status, .is_last = true};
+}
+
+static void post_failure(struct world *w, struct node *node, const struct dip_kv_request *request,
+                         int64_t wait_ns)
+{
+    post_status(w, node, request, DIP_TIMEOUT, wait_ns);
 }
 
 static void post_reply(struct world *w, struct node *node, const struct dip_kv_reply *reply)
@@ -298,6 +305,8 @@ static void arrive_at_store(struct world *w, struct node *node, struct parcel *p
     bool is_lost = node->is_cut || draw(w, 100) < w->loss_percent;
     if (is_lost)
         post_failure(w, node, &parcel->request, DIP_SECOND_NS);
+    else if (node->is_denied && parcel->request.key)
+        post_status(w, node, &parcel->request, DIP_INVALID, 0);
     else if (dip_kv_send(node->kv, w->now_ns, &parcel->request))
         post_failure(w, node, &parcel->request, 0);
     parcel_drop(parcel);
@@ -492,6 +501,24 @@ static void silence_removes_nobody(void **state)
     run(w, 45 * DIP_SECOND_NS);
     check_converged(w);
     assert_true(facts(w, leader_of(w)).epoch > epoch);
+    world_free(w);
+}
+
+/* etcd renews the leases of a user who may not touch a key: that is no health. */
+static void renewals_do_not_hide_a_denial(void **state)
+{
+    (void)state;
+    struct world *w = world_new(8);
+    int healthy = w->nodes[1].healthy;
+    crash(w, 1);
+    boot(w, 1);
+    w->nodes[1].is_denied = true;
+    run(w, 120 * DIP_SECOND_NS);
+    assert_true(facts(w, 1).is_degraded);
+    assert_int_equal(w->nodes[1].healthy, healthy);
+    w->nodes[1].is_denied = false;
+    run(w, 45 * DIP_SECOND_NS);
+    check_converged(w);
     world_free(w);
 }
 
@@ -727,6 +754,7 @@ int main(void)
         cmocka_unit_test(register_lead_leave),
         cmocka_unit_test(a_crash_ends_with_the_lease),
         cmocka_unit_test(silence_removes_nobody),
+        cmocka_unit_test(renewals_do_not_hide_a_denial),
         cmocka_unit_test(wishes_and_groups_are_fenced),
         cmocka_unit_test(values_change_and_lost_leases_return),
         cmocka_unit_test(a_compacted_watch_lists_again),
