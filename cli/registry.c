@@ -78,6 +78,18 @@ static enum dip_status register_member(struct enrolled *e, const char *address, 
                   : DIP_OK;
 }
 
+/* Nothing that was asked for is ignored. */
+static enum dip_status check_unused(const struct options *o, struct dip_why *why)
+{
+    const char *name = o->etcd_ca         ? "ca"
+                       : o->etcd_cert     ? "cert"
+                       : o->etcd_key      ? "key"
+                       : o->etcd_user     ? "user"
+                       : o->etcd_password ? "password"
+                                          : NULL;
+    return name ? dip_fail(why, DIP_INVALID, "--etcd-%s needs --etcd URLS", name) : DIP_OK;
+}
+
 bool dip__enrolled_is_up(const struct enrolled *enrolled)
 {
     return enrolled->registry && dip_registry_facts(enrolled->registry)->is_listed &&
@@ -321,7 +333,7 @@ enum dip_status dip__enrol_coordinator(const struct options *options, const char
     struct enrolled *e = ret_enrolled;
     const char *address = dip_coordinator_daemon_address(daemon);
     if (!options->etcd)
-        return DIP_OK;
+        return check_unused(options, why);
     *e = (struct enrolled){.loop = loop, .coordinator = daemon, .log = log};
     snprintf(e->name, sizeof e->name, "%s", name);
     DIP_TRY(open_registry(e, options, &handler, why));
@@ -355,7 +367,7 @@ enum dip_status dip__enrol_worker(const struct options *options, struct dip_work
     struct enrolled *e = ret_enrolled;
     struct dip_worker_daemon_stats stats = dip_worker_daemon_stats(daemon);
     if (!options->etcd)
-        return DIP_OK;
+        return check_unused(options, why);
     *e = (struct enrolled){.worker = daemon, .log = log, .owns_loop = true};
     snprintf(e->name, sizeof e->name, "%s", stats.name);
     if (dip_rpc_loop_new(&(struct dip_rpc_loop_options){.call_count_max = 16}, &e->loop))

@@ -14,6 +14,7 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/rng.h"
 #include "net/etcd_client.h"
 
@@ -557,6 +558,25 @@ static enum dip_status read_endpoints(struct etcd *e, const char *list, struct d
     return DIP_OK;
 }
 
+/* What cannot work is said at the start; a store that is away may come back. */
+static enum dip_status check_credentials(const struct dip_etcd_options *o, struct dip_why *why)
+{
+    const char *files[] = {o->ca, o->cert, o->key};
+    if (!o->cert != !o->key)
+        return dip_fail(why, DIP_INVALID,
+                        "etcd: a certificate needs its key, and a key needs its "
+                        "certificate: give --etcd-cert and --etcd-key");
+    if (o->password && !o->user)
+        return dip_fail(why, DIP_INVALID, "etcd: a password needs a user: give --etcd-user");
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        struct dip_map map = {0};
+        if (files[i])
+            DIP_TRY(dip_map_open(files[i], why, &map));
+        dip_map_close(&map);
+    }
+    return DIP_OK;
+}
+
 static bool copy_text(const char *text, char **ret_copy)
 {
     *ret_copy = text ? strdup(text) : NULL;
@@ -574,6 +594,7 @@ enum dip_status dip_etcd_open(const struct dip_etcd_options *options, struct dip
         .wake = etcd_wake,
         .close = etcd_close,
     };
+    DIP_TRY(check_credentials(options, why));
     struct etcd *e = calloc(1, sizeof *e);
     enum dip_status status = DIP_NO_MEMORY;
     if (!e)

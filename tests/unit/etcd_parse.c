@@ -171,8 +171,9 @@ static void requests_are_what_the_gateway_takes(void **state)
 static void endpoints_are_checked(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"", "10.0.0.1:2379", "http://a,ftp://b",
-                                      "http://a,,http://b"};
+    static const char *const bad[] = {
+        "",        "10.0.0.1:2379",  "http://a,ftp://b", "http://a,,http://b",
+        "http://", "http://a:99999", "http://a b"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct dip_why why = {0};
         struct dip_kv *kv = NULL;
@@ -180,6 +181,26 @@ static void endpoints_are_checked(void **state)
                          DIP_INVALID);
         assert_true(strncmp(why.text, "etcd: ", 6) == 0);
     }
+}
+
+static void refuses_to_open(struct dip_etcd_options options, enum dip_status expected,
+                            const char *says)
+{
+    struct dip_why why = {0};
+    struct dip_kv *kv = NULL;
+    options.endpoints = "http://a";
+    assert_int_equal(dip_etcd_open(&options, &why, &kv), expected);
+    assert_non_null(strstr(why.text, says));
+}
+
+static void credentials_are_checked(void **state)
+{
+    (void)state;
+    refuses_to_open((struct dip_etcd_options){.cert = "c"}, DIP_INVALID, "--etcd-key");
+    refuses_to_open((struct dip_etcd_options){.key = "k"}, DIP_INVALID, "--etcd-cert");
+    refuses_to_open((struct dip_etcd_options){.password = "p"}, DIP_INVALID, "--etcd-user");
+    refuses_to_open((struct dip_etcd_options){.ca = "/nowhere/ca.pem"}, DIP_NOT_FOUND,
+                    "/nowhere/ca.pem");
 }
 
 int main(void)
@@ -192,6 +213,7 @@ int main(void)
         cmocka_unit_test(foreign_keys_are_left_out),
         cmocka_unit_test(requests_are_what_the_gateway_takes),
         cmocka_unit_test(endpoints_are_checked),
+        cmocka_unit_test(credentials_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
