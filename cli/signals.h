@@ -1,7 +1,7 @@
 /* cli/signals.h - Ctrl-C and SIGTERM as a flag that is looked at between waits.
  *
- * The first signal asks for a stop within one step; the second ends the process at once. Either way
- * no half-written file stays. */
+ * The first signal asks for a stop within one step; another one, a moment later or more, ends the
+ * process at once. Either way no half-written file stays. */
 #pragma once
 
 #include <stdbool.h>

@@ -33,7 +33,8 @@ struct dip_etcd_options {
 
 /* Does not connect. etcd refuses client certificates with a CN once its users are on: use subject
  * alternative names only. Errors: INVALID (an endpoint is no http or https URL, too many; a
- * certificate without its key, a password without a user), NOT_FOUND, IO (a PEM file), NO_MEMORY. */
+ * certificate without its key, a password without a user), NOT_FOUND, IO (a PEM file),
+ * NO_MEMORY. */
 DIP_MUST_USE enum dip_status dip_etcd_open(const struct dip_etcd_options *options,
                                            struct dip_why *why, struct dip_kv **ret_kv);
 

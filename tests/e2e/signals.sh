@@ -26,4 +26,15 @@ for signal in INT TERM HUP; do
   done
   rm -f ./*.png
 done
+
+# Told twice at once, as timeout(1) tells its child and then its group, is told once.
+"$diptych" coordinator --model "$tiny" --listen 127.0.0.1:0 >stdout 2>stderr &
+pid=$!
+until grep -q listening stdout || ! kill -0 $pid 2>/dev/null; do sleep 0.02; done
+kill -TERM $pid
+sleep 0.02 # or the kernel makes one of them
+kill -TERM $pid
+wait $pid
+same "told twice at once: exit status" 0 $?
+grep -q '"stopped"' stderr || complain "told twice at once: $(cat stderr)"
 finish
