@@ -80,7 +80,8 @@ struct dip_ops {
     enum dip_status (*op)(struct dip_stream * s, const struct dip_##op##_args *a);
     DIP_OPS_LIST(DIP_OPS_ENTRY)
 /* What a backend may do at one stroke: where it has no entry, ops/joint.c runs the parts. */
-#define DIP_OPS_JOINT_LIST(X) X(linear_normed) X(qkv_rope)
+#define DIP_OPS_JOINT_LIST(X)                                                                      \
+    X(linear_normed) X(qkv_rope) X(outer_sum) X(attend_contexts) X(sampler_begin) X(sampler_end)
     DIP_OPS_JOINT_LIST(DIP_OPS_ENTRY)
 #undef DIP_OPS_ENTRY
 };

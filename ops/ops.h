@@ -222,6 +222,14 @@ struct dip_add_args {
 };
 DIP_MUST_USE enum dip_status dip_add(struct dip_stream *s, const struct dip_add_args *a);
 
+/* At one stroke (see below): out[T * N * B, C] = N copies of in[B, C] plus row t of tables[T, C],
+ * for each t. All f32, dense. */
+struct dip_outer_sum_args {
+    struct dip_tensor out, in, tables;
+};
+DIP_MUST_USE enum dip_status dip_outer_sum(struct dip_stream *s,
+                                           const struct dip_outer_sum_args *a);
+
 /* out[R, F] = silu(gate[R, F]) * up[R, F]. out may equal gate or up. */
 struct dip_silu_mul_args {
     struct dip_tensor out, gate, up;
@@ -382,6 +390,46 @@ struct dip_sample_merge_args {
 DIP_MUST_USE enum dip_status dip_sample_merge(struct dip_stream *s,
                                               const struct dip_sample_merge_args *a);
 
+/* ---- a sampler's step ----
+ *
+ * Pictures of one size side by side, each at a step of its own. What tells them apart lies in
+ * memory that the device reads, so a recorded step serves whatever pictures at whatever steps. Both
+ * ends are operations at one stroke, of dip_copy, dip_guide, dip_blend and dip_check_finite. */
+enum dip_sampler_rule {
+    DIP_SAMPLER_STRAIGHT, /* x' = c[0] x + c[1] velocity */
+    DIP_SAMPLER_FIRST,    /* x' = c[0] x + c[1] clean */
+    DIP_SAMPLER_SECOND    /* x' = c[0] x + c[1] clean + c[2] clean_previous */
+};
+struct dip_sampler_item {
+    float *
+        latent; /* device [count] of a picture, like the next two aligned to 16 bytes: x, then x' */
+    float *clean; /* receives x + to_clean velocity */
+    float *clean_previous;
+    float timestep, guidance; /* guidance 1: the conditional velocity as it is */
+    float to_clean, c[3];
+    int32_t rule; /* enum dip_sampler_rule */
+};
+
+/* latent[B, count] = the items' latents; t[B] = their timesteps; is_bad[B] = 0. */
+struct dip_sampler_begin_args {
+    struct dip_tensor latent;
+    const struct dip_sampler_item *items; /* host [B] */
+    float *t;                             /* device [B] */
+    uint32_t *is_bad;                     /* device [B] */
+};
+DIP_MUST_USE enum dip_status dip_sampler_begin(struct dip_stream *s,
+                                               const struct dip_sampler_begin_args *a);
+
+/* velocity[B, count] = uncond + guidance (cond - uncond), and each item's step with it; is_bad[b] =
+ * 1 when x' is not finite. uncond may have no data where no item is guided. */
+struct dip_sampler_end_args {
+    struct dip_tensor velocity, uncond, cond;
+    const struct dip_sampler_item *items; /* host [B] */
+    uint32_t *is_bad;                     /* device [B] */
+};
+DIP_MUST_USE enum dip_status dip_sampler_end(struct dip_stream *s,
+                                             const struct dip_sampler_end_args *a);
+
 /* ---- steps without the host ----
  *
  * A device that can capture records what is enqueued between begin and end, and repeats it at one
@@ -472,6 +520,23 @@ struct dip_attend_cross_args {
 };
 DIP_MUST_USE enum dip_status dip_attend_cross(struct dip_stream *s,
                                               const struct dip_attend_cross_args *a);
+
+/* dip_attend_cross for many items at one stroke (see above): q, out [items * rows_per_item, heads *
+ * head_dim]; item i reads rows block * row_count, .. + row_count of the keys and values of
+ * contexts[i], which are dense, aligned to 16 bytes and of q's dtype. A context keeps one part of
+ * row_count rows for each block of a network. */
+struct dip_cross_context {
+    void *k, *v; /* device */
+    int64_t row_count;
+};
+struct dip_attend_contexts_args {
+    struct dip_tensor out, q;
+    const struct dip_cross_context *contexts; /* host [items] */
+    int64_t rows_per_item, block;
+    int heads, head_dim;
+};
+DIP_MUST_USE enum dip_status dip_attend_contexts(struct dip_stream *s,
+                                                 const struct dip_attend_contexts_args *a);
 
 /* ReLU linear attention per item (rows_per_item rows each) and head, f32:
  *   S = sum_n v_n relu(k_n)^T, u = sum_n relu(k_n), out_n = (S relu(q_n)) / (u . relu(q_n) + 1e-15)

@@ -16,9 +16,10 @@
  *           branch a constant.
  *   plain   any types, d <= 256: a warp a query, f32. For parity.
  *
- * A query's keys come in blocks of 64 in order, whatever is beside it. Predicted on a H200: 25 us a
- * layer and request, 30 % of the bound, against 14 us for a warp-specialised kernel with wgmma.
- * Tried: nothing yet on a GPU. */
+ * A query's keys come in blocks of 64 in order, whatever is beside it. Items of a batch, each with
+ * a context of its own length, are one launch: where a context lies is read from memory. Predicted
+ * on a H200: 25 us a layer and request, 30 % of the bound, against 14 us for a warp-specialised
+ * kernel with wgmma. Tried: nothing yet on a GPU. */
 #include "kernels/cuda/device.h"
 
 enum {
@@ -33,6 +34,23 @@ enum {
     STAGE = K_ELEMENTS + V_ELEMENTS,
     SHARED_BYTES = 2 * STAGE * 2,
 };
+
+/* From the job of a batch to that of the block's item. */
+static __device__ __forceinline__ void pick_item(struct dip_cuda_attend_cross *j)
+{
+    if (!j->contexts)
+        return;
+    const struct dip_cuda_context c = j->contexts[blockIdx.z];
+    int64_t columns = j->head_count * j->head_dim, size = j->q.dtype == DIP_F32 ? 4 : 2;
+    int64_t first = blockIdx.z * j->rows_per_item, from = j->block * c.row_count * columns * size;
+    struct dip_cuda_view k = {(char *)c.k + from, j->q.dtype, c.row_count, columns, columns};
+    struct dip_cuda_view v = {(char *)c.v + from, j->q.dtype, c.row_count, columns, columns};
+    j->k = k;
+    j->v = v;
+    j->q.data = (char *)j->q.data + first * j->q.stride * size;
+    j->out.data = (char *)j->out.data + first * j->out.stride * (j->out.dtype == DIP_F32 ? 4 : 2);
+    j->q.rows = j->out.rows = j->rows_per_item;
+}
 
 /* ---- tensor cores ---- */
 
@@ -207,10 +225,11 @@ static __device__ __forceinline__ void store_queries(const struct dip_cuda_atten
         }
 }
 
-/* grid: blocks of queries, heads. */
+/* grid: blocks of queries, heads, items. */
 static __global__ void __launch_bounds__(THREADS)
     tensor_kernel(struct dip_cuda_attend_cross j, bool is_wide)
 {
+    pick_item(&j);
     uint16_t *stages = (uint16_t *)dip__shared();
     int dim = (int)j.head_dim;
     int64_t column = blockIdx.y * j.head_dim;
@@ -253,6 +272,7 @@ enum { PLAIN_WARPS = THREADS / 32 };
 static __global__ void __launch_bounds__(THREADS)
     plain_kernel(struct dip_cuda_attend_cross j, bool is_wide)
 {
+    pick_item(&j);
     int lane = (int)threadIdx.x % 32, c = lane * DIP__CHUNK;
     int64_t row = (int64_t)blockIdx.x * PLAIN_WARPS + threadIdx.x / 32;
     if (row >= j.q.rows)
@@ -298,16 +318,20 @@ static __global__ void __launch_bounds__(THREADS)
 enum dip_status dip_cuda_attend_cross(struct CUstream_st *stream,
                                       const struct dip_cuda_attend_cross *job)
 {
-    bool is_wide = job->head_dim % DIP__CHUNK == 0 && dip__is_view_aligned(&job->k) &&
-                   dip__is_view_aligned(&job->v);
-    bool is_bf16 = job->q.dtype == DIP_BF16 && job->k.dtype == DIP_BF16 && job->v.dtype == DIP_BF16;
-    if (job->head_dim > DIP_CUDA_HEAD_DIM_MAX || job->head_count > 65535)
+    bool is_wide =
+        job->head_dim % DIP__CHUNK == 0 &&
+        (job->contexts || (dip__is_view_aligned(&job->k) && dip__is_view_aligned(&job->v)));
+    bool is_bf16 = job->q.dtype == DIP_BF16 &&
+                   (job->contexts || (job->k.dtype == DIP_BF16 && job->v.dtype == DIP_BF16));
+    int64_t rows = job->contexts ? job->rows_per_item : job->q.rows;
+    int64_t items = job->q.rows / rows;
+    if (job->head_dim > DIP_CUDA_HEAD_DIM_MAX || job->head_count > 65535 || items > 65535)
         return DIP_UNSUPPORTED;
-    if (is_bf16 && job->head_dim <= DIM) {
-        dim3 grid((unsigned int)dip__pieces(job->q.rows, QUERIES), (unsigned int)job->head_count);
+    bool is_tensor = is_bf16 && job->head_dim <= DIM;
+    dim3 grid((unsigned int)dip__pieces(rows, is_tensor ? (int)QUERIES : (int)PLAIN_WARPS),
+              (unsigned int)job->head_count, (unsigned int)items);
+    if (is_tensor)
         return dip__launch(stream, tensor_kernel, grid, THREADS, SHARED_BYTES, *job, is_wide);
-    }
     is_wide = is_wide && dip__is_view_aligned(&job->q) && dip__is_view_aligned(&job->out);
-    dim3 grid((unsigned int)dip__pieces(job->q.rows, PLAIN_WARPS), (unsigned int)job->head_count);
     return dip__launch(stream, plain_kernel, grid, THREADS, 0, *job, is_wide);
 }

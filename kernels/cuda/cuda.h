@@ -122,6 +122,11 @@ struct dip_cuda_add {
     int64_t rows_per_item, x_rows_per_item;
 };
 
+/* Dense F32. out row t * (out.rows / tables.rows) + r = in row r % in.rows + tables row t. */
+struct dip_cuda_outer_sum {
+    struct dip_cuda_view out, in, tables;
+};
+
 struct dip_cuda_silu_mul {
     struct dip_cuda_view out, gate, up;
 };
@@ -291,11 +296,49 @@ struct dip_cuda_decode_end {
     int eos_count;
 };
 
+/* ---- a sampler's step ---- */
+
+enum dip_cuda_sampler_rule {
+    DIP_CUDA_SAMPLER_STRAIGHT, /* x' = c[0] x + c[1] velocity */
+    DIP_CUDA_SAMPLER_FIRST,    /* x' = c[0] x + c[1] clean */
+    DIP_CUDA_SAMPLER_SECOND    /* ... + c[2] clean_previous */
+};
+struct dip_cuda_sampler_item {
+    float *latent, *clean, *clean_previous; /* [columns of the batch], aligned to 16 bytes */
+    float timestep, guidance, to_clean, c[3];
+    int32_t rule;
+};
+
+/* Before a step of latent.rows pictures; dense. */
+struct dip_cuda_sampler_begin {
+    struct dip_cuda_view latent;
+    const struct dip_cuda_sampler_item *items;
+    float *t;
+    uint32_t *is_bad;
+};
+
+/* Behind it, with the roundings of guide and blend. uncond.data may be NULL. Dense F32. */
+struct dip_cuda_sampler_end {
+    struct dip_cuda_view velocity, uncond, cond;
+    const struct dip_cuda_sampler_item *items;
+    uint32_t *is_bad;
+};
+
 /* ---- attention of the diffusion half ---- */
 
-/* q, k, v have one type. */
+/* Keys and values of one item: for each block of a network row_count rows, dense, aligned to 16
+ * bytes. */
+struct dip_cuda_context {
+    const void *k, *v;
+    int64_t row_count;
+};
+
+/* q, k, v have one type. contexts NULL: every row reads k and v. Else k and v say nothing, and each
+ * rows_per_item rows read those of contexts[item] (device), rows block * row_count and on. */
 struct dip_cuda_attend_cross {
     struct dip_cuda_view out, q, k, v;
+    const struct dip_cuda_context *contexts;
+    int64_t rows_per_item, block;
     int64_t head_count, head_dim;
 };
 
@@ -368,7 +411,8 @@ struct dip_cuda_rgb8 {
 
 /* clang-format off */
 #define DIP_CUDA_LIST(X)                                                                           \
-    X(linear) X(linear_grouped) X(embed) X(tree_sum) X(norm_rms) X(norm_layer) X(add) X(silu_mul)  \
+    X(linear) X(linear_grouped) X(embed) X(tree_sum) X(norm_rms) X(norm_layer) X(add)              \
+    X(outer_sum) X(silu_mul) X(sampler_begin) X(sampler_end)  \
     X(activate) X(blend) X(guide) X(sinusoid) X(cast) X(fill) X(check_finite) X(rope)              \
     X(kv_append) X(qkv_rope) X(attend) X(sample) X(sample_select) X(sample_merge)                  \
     X(decode_begin) X(decode_end) X(attend_cross) X(attend_linear) X(conv_pack) X(conv)            \

@@ -125,6 +125,43 @@ static inline bool dip__are_spots_few(int64_t rows, int64_t columns)
     return rows * dip__pieces(columns, DIP__CHUNK) < (int64_t)UINT32_MAX - DIP__SPOT_THREADS;
 }
 
+/* ---- kernels of one shape: a thread does something to one chunk, and is done ---- */
+
+template <class Work>
+static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
+    dip__chunks_kernel(Work work, int64_t rows, int64_t columns)
+{
+    struct dip__spot at = dip__spot_of(rows, columns);
+    if (at.count)
+        work.run(at);
+}
+
+/* work.run(spot) on the device for every chunk of rows x columns. */
+template <class Work>
+static enum dip_status dip__run_chunks(struct CUstream_st *stream, const Work &work, int64_t rows,
+                                       int64_t columns)
+{
+    if (!dip__are_spots_few(rows, columns))
+        return DIP_UNSUPPORTED;
+    return dip__launch(stream, dip__chunks_kernel<Work>, dip__spot_grid(rows, columns),
+                       DIP__SPOT_THREADS, 0, work, rows, columns);
+}
+
+/* Eight elements of a view at a spot, there and back. */
+static __device__ __forceinline__ void dip__load_spot(float x[DIP__CHUNK],
+                                                      const struct dip_cuda_view &v,
+                                                      const struct dip__spot &at, bool is_wide)
+{
+    dip__load8(x, v.data, v.dtype, at.row * v.stride + at.column, at.count, is_wide);
+}
+
+static __device__ __forceinline__ void dip__store_spot(const struct dip_cuda_view &v,
+                                                       const struct dip__spot &at, bool is_wide,
+                                                       const float x[DIP__CHUNK])
+{
+    dip__store8(v.data, v.dtype, at.row * v.stride + at.column, at.count, is_wide, x);
+}
+
 /* ---- sums ---- */
 
 /* Over the lanes of a whole warp, the same bits in every lane: pairs 16 apart first. */
@@ -178,4 +215,21 @@ static __device__ __forceinline__ float dip__activate_f32(enum dip_kernel_act ac
         return x / (1.0f + expf(-2.0f * u));
     }
     return x;
+}
+
+/* ---- what several files say of a number ---- */
+
+static __device__ __forceinline__ float dip__guided(float uncond, float cond, float scale)
+{
+    return __fadd_rn(uncond, __fmul_rn(scale, __fsub_rn(cond, uncond)));
+}
+
+/* Whether a NaN or an infinity is among them. */
+static __device__ __forceinline__ bool dip__is_any_bad(const float x[DIP__CHUNK])
+{
+    bool is_bad = false;
+#pragma unroll
+    for (int e = 0; e < DIP__CHUNK; e++)
+        is_bad = is_bad || (__float_as_uint(x[e]) & 0x7f800000u) == 0x7f800000u;
+    return is_bad;
 }

@@ -1,7 +1,8 @@
 /* kernels/cuda/elementwise.cu - what works on one element at a time.
  *
- *   add       sum += gate[b] x; product and sum rounded apart in f32, then once to sum's type
- *   silu_mul  out = gate / (1 + exp(-gate)) up
+ *   add        sum += gate[b] x; product and sum rounded apart in f32, then once to sum's type
+ *   outer_sum  out = in + tables[t], for each t
+ *   silu_mul   out = gate / (1 + exp(-gate)) up
  *   activate, blend, guide, cast, fill, check_finite, tree_sum
  *
  * Bound by memory: bytes are those of the operands, flops do not count. A thread has eight
@@ -10,97 +11,114 @@
  * flight than its share of the memory's rate times latency (about 26 KB) needs. Predicted, on a
  * H200: 80 to 90 % of copy rate above some 8 MB; below that a launch lasts its 2 us.
  *
+ * Each operation is a struct whose run() is what one thread does to its chunk (device.h).
  * Tried: nothing yet on a GPU. */
 #include "kernels/cuda/device.h"
 
-static enum dip_status too_large(void)
-{
-    return DIP_UNSUPPORTED;
-}
-
 /* ---- add ---- */
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    add_kernel(struct dip_cuda_add j, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(j.sum.rows, j.sum.columns);
-    if (!at.count)
-        return;
-    float sum[DIP__CHUNK], x[DIP__CHUNK], gate[DIP__CHUNK];
-    int64_t to = at.row * j.sum.stride + at.column;
-    int64_t x_row = at.row / j.x_rows_per_item;
-    dip__load8(sum, j.sum.data, j.sum.dtype, to, at.count, is_wide);
-    dip__load8(x, j.x.data, j.x.dtype, x_row * j.x.stride + at.column, at.count, is_wide);
-    if (j.gate.data) {
-        int64_t item = at.row / j.rows_per_item;
-        dip__load8(gate, j.gate.data, j.gate.dtype, item * j.gate.stride + at.column, at.count,
-                   is_wide);
-    }
+struct add {
+    struct dip_cuda_add j;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        float sum[DIP__CHUNK], x[DIP__CHUNK], gate[DIP__CHUNK];
+        struct dip__spot from = {at.row / j.x_rows_per_item, at.column, at.count};
+        struct dip__spot item = {at.row / j.rows_per_item, at.column, at.count};
+        dip__load_spot(sum, j.sum, at, is_wide);
+        dip__load_spot(x, j.x, from, is_wide);
+        if (j.gate.data)
+            dip__load_spot(gate, j.gate, item, is_wide);
 #pragma unroll
-    for (int e = 0; e < DIP__CHUNK; e++)
-        sum[e] = __fadd_rn(sum[e], j.gate.data ? __fmul_rn(gate[e], x[e]) : x[e]);
-    dip__store8(j.sum.data, j.sum.dtype, to, at.count, is_wide, sum);
-}
+        for (int e = 0; e < DIP__CHUNK; e++)
+            sum[e] = __fadd_rn(sum[e], j.gate.data ? __fmul_rn(gate[e], x[e]) : x[e]);
+        dip__store_spot(j.sum, at, is_wide, sum);
+    }
+};
 
 enum dip_status dip_cuda_add(struct CUstream_st *stream, const struct dip_cuda_add *job)
 {
-    if (!dip__are_spots_few(job->sum.rows, job->sum.columns))
-        return too_large();
-    bool is_wide = dip__is_view_aligned(&job->sum) && dip__is_view_aligned(&job->x) &&
-                   dip__is_view_aligned(&job->gate);
-    return dip__launch(stream, add_kernel, dip__spot_grid(job->sum.rows, job->sum.columns),
-                       DIP__SPOT_THREADS, 0, *job, is_wide);
+    struct add work = {*job, dip__is_view_aligned(&job->sum) && dip__is_view_aligned(&job->x) &&
+                                 dip__is_view_aligned(&job->gate)};
+    return dip__run_chunks(stream, work, job->sum.rows, job->sum.columns);
+}
+
+/* ---- outer_sum ---- */
+
+struct outer_sum {
+    struct dip_cuda_outer_sum j;
+    int64_t rows_per_table;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        float sum[DIP__CHUNK], table[DIP__CHUNK];
+        struct dip__spot from = {at.row % rows_per_table % j.in.rows, at.column, at.count};
+        struct dip__spot of_table = {at.row / rows_per_table, at.column, at.count};
+        dip__load_spot(sum, j.in, from, is_wide);
+        dip__load_spot(table, j.tables, of_table, is_wide);
+#pragma unroll
+        for (int e = 0; e < DIP__CHUNK; e++)
+            sum[e] = __fadd_rn(sum[e], table[e]);
+        dip__store_spot(j.out, at, is_wide, sum);
+    }
+};
+
+enum dip_status dip_cuda_outer_sum(struct CUstream_st *stream, const struct dip_cuda_outer_sum *job)
+{
+    struct outer_sum work = {*job, job->out.rows / job->tables.rows,
+                             dip__is_view_aligned(&job->out) && dip__is_view_aligned(&job->in) &&
+                                 dip__is_view_aligned(&job->tables)};
+    return dip__run_chunks(stream, work, job->out.rows, job->out.columns);
 }
 
 /* ---- silu_mul, activate ---- */
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    silu_mul_kernel(struct dip_cuda_silu_mul j, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(j.out.rows, j.out.columns);
-    if (!at.count)
-        return;
-    float gate[DIP__CHUNK], up[DIP__CHUNK];
-    dip__load8(gate, j.gate.data, j.gate.dtype, at.row * j.gate.stride + at.column, at.count,
-               is_wide);
-    dip__load8(up, j.up.data, j.up.dtype, at.row * j.up.stride + at.column, at.count, is_wide);
+struct silu_mul {
+    struct dip_cuda_silu_mul j;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        float gate[DIP__CHUNK], up[DIP__CHUNK];
+        dip__load_spot(gate, j.gate, at, is_wide);
+        dip__load_spot(up, j.up, at, is_wide);
 #pragma unroll
-    for (int e = 0; e < DIP__CHUNK; e++)
-        up[e] = dip__silu_f32(gate[e]) * up[e];
-    dip__store8(j.out.data, j.out.dtype, at.row * j.out.stride + at.column, at.count, is_wide, up);
-}
+        for (int e = 0; e < DIP__CHUNK; e++)
+            up[e] = dip__silu_f32(gate[e]) * up[e];
+        dip__store_spot(j.out, at, is_wide, up);
+    }
+};
 
 enum dip_status dip_cuda_silu_mul(struct CUstream_st *stream, const struct dip_cuda_silu_mul *job)
 {
-    if (!dip__are_spots_few(job->out.rows, job->out.columns))
-        return too_large();
-    bool is_wide = dip__is_view_aligned(&job->out) && dip__is_view_aligned(&job->gate) &&
-                   dip__is_view_aligned(&job->up);
-    return dip__launch(stream, silu_mul_kernel, dip__spot_grid(job->out.rows, job->out.columns),
-                       DIP__SPOT_THREADS, 0, *job, is_wide);
+    struct silu_mul work = {*job, dip__is_view_aligned(&job->out) &&
+                                      dip__is_view_aligned(&job->gate) &&
+                                      dip__is_view_aligned(&job->up)};
+    return dip__run_chunks(stream, work, job->out.rows, job->out.columns);
 }
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    activate_kernel(struct dip_cuda_activate j, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(j.out.rows, j.out.columns);
-    if (!at.count)
-        return;
-    float x[DIP__CHUNK];
-    dip__load8(x, j.in.data, j.in.dtype, at.row * j.in.stride + at.column, at.count, is_wide);
+struct activate {
+    struct dip_cuda_activate j;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        float x[DIP__CHUNK];
+        dip__load_spot(x, j.in, at, is_wide);
 #pragma unroll
-    for (int e = 0; e < DIP__CHUNK; e++)
-        x[e] = dip__activate_f32(j.act, x[e]);
-    dip__store8(j.out.data, j.out.dtype, at.row * j.out.stride + at.column, at.count, is_wide, x);
-}
+        for (int e = 0; e < DIP__CHUNK; e++)
+            x[e] = dip__activate_f32(j.act, x[e]);
+        dip__store_spot(j.out, at, is_wide, x);
+    }
+};
 
 enum dip_status dip_cuda_activate(struct CUstream_st *stream, const struct dip_cuda_activate *job)
 {
-    if (!dip__are_spots_few(job->out.rows, job->out.columns))
-        return too_large();
-    bool is_wide = dip__is_view_aligned(&job->out) && dip__is_view_aligned(&job->in);
-    return dip__launch(stream, activate_kernel, dip__spot_grid(job->out.rows, job->out.columns),
-                       DIP__SPOT_THREADS, 0, *job, is_wide);
+    struct activate work = {*job,
+                            dip__is_view_aligned(&job->out) && dip__is_view_aligned(&job->in)};
+    return dip__run_chunks(stream, work, job->out.rows, job->out.columns);
 }
 
 /* ---- blend, guide: dense, as one row ---- */
@@ -115,169 +133,149 @@ static bool is_dense_aligned(const struct dip_cuda_view *v)
     return (uintptr_t)v->data % 16 == 0;
 }
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    blend_kernel(struct dip_cuda_blend j, int64_t count, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(1, count);
-    if (!at.count)
-        return;
-    int64_t item_elements = count / j.item_count;
-    float sum[DIP__CHUNK], x[DIP__CHUNK];
-    for (int i = 0; i < j.count; i++) {
-        dip__load8(x, j.in[i].data, j.in[i].dtype, at.column, at.count, is_wide);
+struct blend {
+    struct dip_cuda_blend j;
+    int64_t item_elements;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        float sum[DIP__CHUNK], x[DIP__CHUNK];
+        for (int i = 0; i < j.count; i++) {
+            dip__load8(x, j.in[i].data, j.in[i].dtype, at.column, at.count, is_wide);
 #pragma unroll
-        for (int e = 0; e < DIP__CHUNK; e++) {
-            if (e >= at.count)
-                continue;
-            int64_t item = (at.column + e) / item_elements;
-            float product = __fmul_rn(j.coefficients[i * j.item_count + item], x[e]);
-            sum[e] = i == 0 ? product : __fadd_rn(sum[e], product);
+            for (int e = 0; e < DIP__CHUNK; e++) {
+                if (e >= at.count)
+                    continue;
+                int64_t item = (at.column + e) / item_elements;
+                float product = __fmul_rn(j.coefficients[i * j.item_count + item], x[e]);
+                sum[e] = i == 0 ? product : __fadd_rn(sum[e], product);
+            }
         }
+        dip__store8(j.out.data, j.out.dtype, at.column, at.count, is_wide, sum);
     }
-    dip__store8(j.out.data, j.out.dtype, at.column, at.count, is_wide, sum);
-}
+};
 
 enum dip_status dip_cuda_blend(struct CUstream_st *stream, const struct dip_cuda_blend *job)
 {
     int64_t count = count_of(&job->out);
-    bool is_wide = is_dense_aligned(&job->out);
+    struct blend work = {*job, count / job->item_count, is_dense_aligned(&job->out)};
     for (int i = 0; i < job->count; i++)
-        is_wide = is_wide && is_dense_aligned(&job->in[i]);
-    if (!dip__are_spots_few(1, count))
-        return too_large();
-    return dip__launch(stream, blend_kernel, dip__spot_grid(1, count), DIP__SPOT_THREADS, 0, *job,
-                       count, is_wide);
+        work.is_wide = work.is_wide && is_dense_aligned(&job->in[i]);
+    return dip__run_chunks(stream, work, 1, count);
 }
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    guide_kernel(struct dip_cuda_guide j, int64_t count, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(1, count);
-    if (!at.count)
-        return;
-    float uncond[DIP__CHUNK], cond[DIP__CHUNK];
-    dip__load8(uncond, j.uncond.data, j.uncond.dtype, at.column, at.count, is_wide);
-    dip__load8(cond, j.cond.data, j.cond.dtype, at.column, at.count, is_wide);
+struct guide {
+    struct dip_cuda_guide j;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        float uncond[DIP__CHUNK], cond[DIP__CHUNK];
+        dip__load8(uncond, j.uncond.data, j.uncond.dtype, at.column, at.count, is_wide);
+        dip__load8(cond, j.cond.data, j.cond.dtype, at.column, at.count, is_wide);
 #pragma unroll
-    for (int e = 0; e < DIP__CHUNK; e++)
-        cond[e] = __fadd_rn(uncond[e], __fmul_rn(j.scale, __fsub_rn(cond[e], uncond[e])));
-    dip__store8(j.out.data, j.out.dtype, at.column, at.count, is_wide, cond);
-}
+        for (int e = 0; e < DIP__CHUNK; e++)
+            cond[e] = dip__guided(uncond[e], cond[e], j.scale);
+        dip__store8(j.out.data, j.out.dtype, at.column, at.count, is_wide, cond);
+    }
+};
 
 enum dip_status dip_cuda_guide(struct CUstream_st *stream, const struct dip_cuda_guide *job)
 {
-    int64_t count = count_of(&job->out);
-    bool is_wide = is_dense_aligned(&job->out) && is_dense_aligned(&job->uncond) &&
-                   is_dense_aligned(&job->cond);
-    if (!dip__are_spots_few(1, count))
-        return too_large();
-    return dip__launch(stream, guide_kernel, dip__spot_grid(1, count), DIP__SPOT_THREADS, 0, *job,
-                       count, is_wide);
+    struct guide work = {*job, is_dense_aligned(&job->out) && is_dense_aligned(&job->uncond) &&
+                                   is_dense_aligned(&job->cond)};
+    return dip__run_chunks(stream, work, 1, count_of(&job->out));
 }
 
 /* ---- cast, fill ---- */
 
-static __device__ __forceinline__ bool is_float(enum dip_dtype dtype)
-{
-    return dtype == DIP_F32 || dtype == DIP_BF16 || dtype == DIP_F16;
-}
+struct cast {
+    struct dip_cuda_cast j;
+    bool is_wide;
 
-/* Elements of equal types move as bits. */
-static __device__ void move_bits(const struct dip_cuda_cast &j, const struct dip__spot &at,
-                                 int64_t to, int64_t from)
-{
-    for (int e = 0; e < at.count; e++) {
-        if (j.out.dtype == DIP_U8)
-            ((uint8_t *)j.out.data)[to + e] = ((const uint8_t *)j.in.data)[from + e];
-        else if (j.out.dtype == DIP_I32 || j.out.dtype == DIP_F32)
-            ((uint32_t *)j.out.data)[to + e] = ((const uint32_t *)j.in.data)[from + e];
-        else
-            ((uint16_t *)j.out.data)[to + e] = ((const uint16_t *)j.in.data)[from + e];
+    /* Elements of equal types move as bits. */
+    __device__ void move_bits(const struct dip__spot &at, int64_t to, int64_t from) const
+    {
+        for (int e = 0; e < at.count; e++) {
+            if (j.out.dtype == DIP_U8)
+                ((uint8_t *)j.out.data)[to + e] = ((const uint8_t *)j.in.data)[from + e];
+            else if (j.out.dtype == DIP_I32 || j.out.dtype == DIP_F32)
+                ((uint32_t *)j.out.data)[to + e] = ((const uint32_t *)j.in.data)[from + e];
+            else
+                ((uint16_t *)j.out.data)[to + e] = ((const uint16_t *)j.in.data)[from + e];
+        }
     }
-}
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    cast_kernel(struct dip_cuda_cast j, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(j.out.rows, j.out.columns);
-    if (!at.count)
-        return;
-    int64_t to = at.row * j.out.stride + at.column, from = at.row * j.in.stride + at.column;
-    if (j.out.dtype == j.in.dtype &&
-        !(is_wide && at.count == DIP__CHUNK && j.out.dtype == DIP_F32)) {
-        move_bits(j, at, to, from);
-        return;
+    __device__ void run(const struct dip__spot &at) const
+    {
+        bool is_whole = is_wide && at.count == DIP__CHUNK && j.out.dtype == DIP_F32;
+        if (j.out.dtype == j.in.dtype && !is_whole) {
+            move_bits(at, at.row * j.out.stride + at.column, at.row * j.in.stride + at.column);
+            return;
+        }
+        float x[DIP__CHUNK];
+        dip__load_spot(x, j.in, at, is_wide);
+        dip__store_spot(j.out, at, is_wide, x);
     }
-    float x[DIP__CHUNK];
-    dip__load8(x, j.in.data, j.in.dtype, from, at.count, is_wide);
-    dip__store8(j.out.data, j.out.dtype, to, at.count, is_wide, x);
-}
+};
 
 enum dip_status dip_cuda_cast(struct CUstream_st *stream, const struct dip_cuda_cast *job)
 {
-    if (!dip__are_spots_few(job->out.rows, job->out.columns))
-        return too_large();
-    bool is_wide = dip__is_view_aligned(&job->out) && dip__is_view_aligned(&job->in);
-    return dip__launch(stream, cast_kernel, dip__spot_grid(job->out.rows, job->out.columns),
-                       DIP__SPOT_THREADS, 0, *job, is_wide);
+    struct cast work = {*job, dip__is_view_aligned(&job->out) && dip__is_view_aligned(&job->in)};
+    return dip__run_chunks(stream, work, job->out.rows, job->out.columns);
 }
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    fill_kernel(struct dip_cuda_fill j, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(j.out.rows, j.out.columns);
-    if (!at.count)
-        return;
-    int64_t to = at.row * j.out.stride + at.column;
-    float x[DIP__CHUNK];
+struct fill {
+    struct dip_cuda_fill j;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        int64_t to = at.row * j.out.stride + at.column;
+        float x[DIP__CHUNK];
+        if (j.out.dtype == DIP_I32 || j.out.dtype == DIP_U8) {
+            for (int e = 0; e < at.count; e++) {
+                if (j.out.dtype == DIP_I32)
+                    ((int32_t *)j.out.data)[to + e] = (int32_t)j.value;
+                else
+                    ((uint8_t *)j.out.data)[to + e] = (uint8_t)j.value;
+            }
+            return;
+        }
 #pragma unroll
-    for (int e = 0; e < DIP__CHUNK; e++)
-        x[e] = j.value;
-    if (is_float(j.out.dtype)) {
+        for (int e = 0; e < DIP__CHUNK; e++)
+            x[e] = j.value;
         dip__store8(j.out.data, j.out.dtype, to, at.count, is_wide, x);
-        return;
     }
-    for (int e = 0; e < at.count; e++) {
-        if (j.out.dtype == DIP_I32)
-            ((int32_t *)j.out.data)[to + e] = (int32_t)j.value;
-        else
-            ((uint8_t *)j.out.data)[to + e] = (uint8_t)j.value;
-    }
-}
+};
 
 enum dip_status dip_cuda_fill(struct CUstream_st *stream, const struct dip_cuda_fill *job)
 {
-    if (!dip__are_spots_few(job->out.rows, job->out.columns))
-        return too_large();
-    return dip__launch(stream, fill_kernel, dip__spot_grid(job->out.rows, job->out.columns),
-                       DIP__SPOT_THREADS, 0, *job, dip__is_view_aligned(&job->out));
+    struct fill work = {*job, dip__is_view_aligned(&job->out)};
+    return dip__run_chunks(stream, work, job->out.rows, job->out.columns);
 }
 
 /* ---- check_finite ---- */
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    check_finite_kernel(struct dip_cuda_check_finite j, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(j.in.rows, j.in.columns);
-    if (!at.count)
-        return;
-    float x[DIP__CHUNK];
-    dip__load8(x, j.in.data, j.in.dtype, at.row * j.in.stride + at.column, at.count, is_wide);
-    bool is_bad = false;
-#pragma unroll
-    for (int e = 0; e < DIP__CHUNK; e++)
-        is_bad = is_bad || (__float_as_uint(x[e]) & 0x7f800000u) == 0x7f800000u;
-    if (is_bad)
-        atomicOr(j.flag, 1u);
-}
+struct check_finite {
+    struct dip_cuda_check_finite j;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        float x[DIP__CHUNK];
+        dip__load_spot(x, j.in, at, is_wide);
+        if (dip__is_any_bad(x))
+            atomicOr(j.flag, 1u);
+    }
+};
 
 enum dip_status dip_cuda_check_finite(struct CUstream_st *stream,
                                       const struct dip_cuda_check_finite *job)
 {
-    if (!dip__are_spots_few(job->in.rows, job->in.columns))
-        return too_large();
-    return dip__launch(stream, check_finite_kernel, dip__spot_grid(job->in.rows, job->in.columns),
-                       DIP__SPOT_THREADS, 0, *job, dip__is_view_aligned(&job->in));
+    struct check_finite work = {*job, dip__is_view_aligned(&job->in)};
+    return dip__run_chunks(stream, work, job->in.rows, job->in.columns);
 }
 
 /* ---- tree_sum ---- */
@@ -314,7 +312,7 @@ enum dip_status dip_cuda_tree_sum(struct CUstream_st *stream, const struct dip_c
 {
     int64_t blocks = dip__pieces(count_of(&job->out), DIP__SPOT_THREADS);
     if (job->part_count > 1024 || blocks > INT32_MAX)
-        return too_large();
+        return DIP_UNSUPPORTED;
     return dip__launch(stream, tree_sum_kernel, dim3((unsigned int)blocks), DIP__SPOT_THREADS, 0,
                        *job);
 }

@@ -5,30 +5,29 @@
  * memory: the step that drew it need not come back to the host. */
 #include "kernels/cuda/device.h"
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    embed_kernel(struct dip_cuda_embed j, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(j.out.rows, j.out.columns);
-    if (!at.count)
-        return;
-    float x[DIP__CHUNK];
-    int32_t id = j.ids[at.row];
-    if (id >= 0 && id < j.table_rows) {
-        dip__load8(x, j.table.data, j.table.dtype, id * j.table_stride + at.column, at.count,
-                   is_wide);
-    } else { /* a broken id must not become a picture */
-        for (int e = 0; e < DIP__CHUNK; e++)
-            x[e] = __uint_as_float(0x7fc00000u);
+struct embed {
+    struct dip_cuda_embed j;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        float x[DIP__CHUNK];
+        int32_t id = j.ids[at.row];
+        if (id >= 0 && id < j.table_rows) {
+            dip__load8(x, j.table.data, j.table.dtype, id * j.table_stride + at.column, at.count,
+                       is_wide);
+        } else { /* a broken id must not become a picture */
+            for (int e = 0; e < DIP__CHUNK; e++)
+                x[e] = __uint_as_float(0x7fc00000u);
+        }
+        dip__store_spot(j.out, at, is_wide, x);
     }
-    dip__store8(j.out.data, j.out.dtype, at.row * j.out.stride + at.column, at.count, is_wide, x);
-}
+};
 
 enum dip_status dip_cuda_embed(struct CUstream_st *stream, const struct dip_cuda_embed *job)
 {
-    if (!dip__are_spots_few(job->out.rows, job->out.columns))
-        return DIP_UNSUPPORTED;
-    bool is_wide = dip__is_view_aligned(&job->out) &&
-                   dip__is_aligned(job->table.data, job->table_stride, job->table.dtype);
-    return dip__launch(stream, embed_kernel, dip__spot_grid(job->out.rows, job->out.columns),
-                       DIP__SPOT_THREADS, 0, *job, is_wide);
+    struct embed work = {*job,
+                         dip__is_view_aligned(&job->out) &&
+                             dip__is_aligned(job->table.data, job->table_stride, job->table.dtype)};
+    return dip__run_chunks(stream, work, job->out.rows, job->out.columns);
 }

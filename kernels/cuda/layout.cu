@@ -25,66 +25,66 @@ static __device__ __forceinline__ int64_t thread_index(void)
 
 /* ---- pixel_shuffle: out(2i+a, 2j+b, c) (+)= in(i, j, (4c + 2a + b) / repeat) ---- */
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    shuffle_kernel(struct dip_cuda_pixel_shuffle j, int64_t repeat, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(j.out.rows, j.out.columns);
-    if (!at.count)
-        return;
-    int64_t width = 2 * j.width, y = at.row / width,
-            x = at.row % width; /* y counts through the batch */
-    int64_t from = (y / 2 * j.width + x / 2) * j.in.stride;
-    int corner = (int)(y % 2 * 2 + x % 2);
-    int64_t to = at.row * j.out.stride + at.column;
-    float out[DIP__CHUNK] = {0};
-    if (j.is_added)
-        dip__load8(out, j.out.data, j.out.dtype, to, at.count, is_wide);
+struct shuffle {
+    struct dip_cuda_pixel_shuffle j;
+    int64_t repeat;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        int64_t width = 2 * j.width, y = at.row / width,
+                x = at.row % width; /* y counts through the batch */
+        int64_t from = (y / 2 * j.width + x / 2) * j.in.stride;
+        int corner = (int)(y % 2 * 2 + x % 2);
+        float out[DIP__CHUNK] = {0};
+        if (j.is_added)
+            dip__load_spot(out, j.out, at, is_wide);
 #pragma unroll
-    for (int e = 0; e < DIP__CHUNK; e++) {
-        if (e >= at.count)
-            continue;
-        float in = dip__at(j.in.data, j.in.dtype, from + (4 * (at.column + e) + corner) / repeat);
-        out[e] = j.is_added ? out[e] + in : in;
+        for (int e = 0; e < DIP__CHUNK; e++) {
+            if (e >= at.count)
+                continue;
+            float in =
+                dip__at(j.in.data, j.in.dtype, from + (4 * (at.column + e) + corner) / repeat);
+            out[e] = j.is_added ? out[e] + in : in;
+        }
+        dip__store_spot(j.out, at, is_wide, out);
     }
-    dip__store8(j.out.data, j.out.dtype, to, at.count, is_wide, out);
-}
+};
 
 enum dip_status dip_cuda_pixel_shuffle(struct CUstream_st *stream,
                                        const struct dip_cuda_pixel_shuffle *job)
 {
-    if (!dip__are_spots_few(job->out.rows, job->out.columns))
-        return DIP_UNSUPPORTED;
-    int64_t repeat = 4 * job->out.columns / job->in.columns;
-    return dip__launch(stream, shuffle_kernel, dip__spot_grid(job->out.rows, job->out.columns),
-                       DIP__SPOT_THREADS, 0, *job, repeat, dip__is_view_aligned(&job->out));
+    struct shuffle work = {*job, 4 * job->out.columns / job->in.columns,
+                           dip__is_view_aligned(&job->out)};
+    return dip__run_chunks(stream, work, job->out.rows, job->out.columns);
 }
 
 /* ---- repeat_add: out(c) += in(c / repeat) ---- */
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    repeat_add_kernel(struct dip_cuda_repeat_add j, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(j.out.rows, j.out.columns);
-    if (!at.count)
-        return;
-    int64_t repeat = j.out.columns / j.in.columns, to = at.row * j.out.stride + at.column;
-    float out[DIP__CHUNK];
-    dip__load8(out, j.out.data, j.out.dtype, to, at.count, is_wide);
+struct repeat_add {
+    struct dip_cuda_repeat_add j;
+    int64_t repeat;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        int64_t from = at.row * j.in.stride;
+        float out[DIP__CHUNK];
+        dip__load_spot(out, j.out, at, is_wide);
 #pragma unroll
-    for (int e = 0; e < DIP__CHUNK; e++)
-        if (e < at.count)
-            out[e] +=
-                dip__at(j.in.data, j.in.dtype, at.row * j.in.stride + (at.column + e) / repeat);
-    dip__store8(j.out.data, j.out.dtype, to, at.count, is_wide, out);
-}
+        for (int e = 0; e < DIP__CHUNK; e++)
+            if (e < at.count)
+                out[e] += dip__at(j.in.data, j.in.dtype, from + (at.column + e) / repeat);
+        dip__store_spot(j.out, at, is_wide, out);
+    }
+};
 
 enum dip_status dip_cuda_repeat_add(struct CUstream_st *stream,
                                     const struct dip_cuda_repeat_add *job)
 {
-    if (!dip__are_spots_few(job->out.rows, job->out.columns))
-        return DIP_UNSUPPORTED;
-    return dip__launch(stream, repeat_add_kernel, dip__spot_grid(job->out.rows, job->out.columns),
-                       DIP__SPOT_THREADS, 0, *job, dip__is_view_aligned(&job->out));
+    struct repeat_add work = {*job, job->out.columns / job->in.columns,
+                              dip__is_view_aligned(&job->out)};
+    return dip__run_chunks(stream, work, job->out.rows, job->out.columns);
 }
 
 /* ---- patch: one thread an element of the image ---- */

@@ -119,29 +119,28 @@ enum dip_status dip_cuda_qkv_rope(struct CUstream_st *stream, const struct dip_c
 
 /* ---- kv_append ---- */
 
-static __global__ void __launch_bounds__(DIP__SPOT_THREADS)
-    kv_append_kernel(struct dip_cuda_kv_append j, bool is_wide)
-{
-    struct dip__spot at = dip__spot_of(j.k.rows, j.k.columns);
-    if (!at.count)
-        return;
-    struct dip_kernel_row place = j.rows[at.row];
-    int64_t to = place.slot * j.kv.capacity + place.position;
-    float x[DIP__CHUNK];
-    dip__load8(x, j.k.data, j.k.dtype, at.row * j.k.stride + at.column, at.count, is_wide);
-    dip__store8(j.kv.k.data, j.kv.k.dtype, to * j.kv.k.stride + at.column, at.count, is_wide, x);
-    dip__load8(x, j.v.data, j.v.dtype, at.row * j.v.stride + at.column, at.count, is_wide);
-    dip__store8(j.kv.v.data, j.kv.v.dtype, to * j.kv.v.stride + at.column, at.count, is_wide, x);
-}
+struct kv_append {
+    struct dip_cuda_kv_append j;
+    bool is_wide;
+
+    __device__ void run(const struct dip__spot &at) const
+    {
+        struct dip_kernel_row place = j.rows[at.row];
+        struct dip__spot to = {place.slot * j.kv.capacity + place.position, at.column, at.count};
+        float x[DIP__CHUNK];
+        dip__load_spot(x, j.k, at, is_wide);
+        dip__store_spot(j.kv.k, to, is_wide, x);
+        dip__load_spot(x, j.v, at, is_wide);
+        dip__store_spot(j.kv.v, to, is_wide, x);
+    }
+};
 
 enum dip_status dip_cuda_kv_append(struct CUstream_st *stream, const struct dip_cuda_kv_append *job)
 {
-    if (!dip__are_spots_few(job->k.rows, job->k.columns))
-        return DIP_UNSUPPORTED;
-    bool is_wide = dip__is_view_aligned(&job->k) && dip__is_view_aligned(&job->v) &&
-                   dip__is_view_aligned(&job->kv.k) && dip__is_view_aligned(&job->kv.v);
-    return dip__launch(stream, kv_append_kernel, dip__spot_grid(job->k.rows, job->k.columns),
-                       DIP__SPOT_THREADS, 0, *job, is_wide);
+    struct kv_append work = {*job, dip__is_view_aligned(&job->k) && dip__is_view_aligned(&job->v) &&
+                                       dip__is_view_aligned(&job->kv.k) &&
+                                       dip__is_view_aligned(&job->kv.v)};
+    return dip__run_chunks(stream, work, job->k.rows, job->k.columns);
 }
 
 /* ---- sinusoid ---- */

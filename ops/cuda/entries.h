@@ -30,6 +30,12 @@ static inline struct dip_param dip__cuda_param(const struct dip_tensor *t)
 DIP_MUST_USE enum dip_status dip__cuda_launched(struct dip_stream *s, enum dip_status status,
                                                 const char *op);
 
+/* A host array's place on the device, or an early end. */
+#define STAGE(s, name, data, bytes)                                                                \
+    const void *name = dip__cuda_stage((s), (data), (bytes));                                      \
+    if (!name)                                                                                     \
+    return dip__cuda(s->device)->is_dead ? DIP_DEVICE : DIP_LIMIT
+
 /* The entries of the table, one function per operation. */
 #define DIP__CUDA_ENTRY(op)                                                                        \
     enum dip_status dip__cuda_##op(struct dip_stream *s, const struct dip_##op##_args *a);

@@ -1,7 +1,15 @@
 /* ops/cuda/entries_image.c - CUDA entries: the diffusion half's attention, convolutions, layout.
  *
  * A convolution reads weights as dip_weight_place has packed them. */
+#include <assert.h>
+
 #include "ops/cuda/entries.h"
+
+static_assert(sizeof(struct dip_cross_context) == sizeof(struct dip_cuda_context),
+              "contexts agree");
+static_assert(sizeof(struct dip_sampler_item) == sizeof(struct dip_cuda_sampler_item),
+              "items agree");
+static_assert((int)DIP_SAMPLER_SECOND == (int)DIP_CUDA_SAMPLER_SECOND, "rules agree");
 
 /* ---- attention ---- */
 
@@ -11,6 +19,17 @@ enum dip_status dip__cuda_attend_cross(struct dip_stream *s, const struct dip_at
                             .q = dip__cuda_view(a->q), .k = dip__cuda_view(a->k),
                             .v = dip__cuda_view(a->v), .head_count = a->heads,
                             .head_dim = a->head_dim);
+}
+
+enum dip_status dip__cuda_attend_contexts(struct dip_stream *s,
+                                          const struct dip_attend_contexts_args *a)
+{
+    size_t items = (size_t)(dip_tensor_rows(a->q) / a->rows_per_item);
+    STAGE(s, contexts, a->contexts, items * sizeof *a->contexts);
+    return DIP__CUDA_LAUNCH(s, attend_cross, .out = dip__cuda_view(a->out),
+                            .q = dip__cuda_view(a->q), .contexts = contexts,
+                            .rows_per_item = a->rows_per_item, .block = a->block,
+                            .head_count = a->heads, .head_dim = a->head_dim);
 }
 
 enum dip_status dip__cuda_attend_linear(struct dip_stream *s,
@@ -81,4 +100,23 @@ enum dip_status dip__cuda_layout(struct dip_stream *s, const struct dip_layout_a
 enum dip_status dip__cuda_rgb8(struct dip_stream *s, const struct dip_rgb8_args *a)
 {
     return DIP__CUDA_LAUNCH(s, rgb8, .out = dip__cuda_view(a->out), .in = dip__cuda_view(a->in));
+}
+
+/* ---- a sampler's step ---- */
+
+enum dip_status dip__cuda_sampler_begin(struct dip_stream *s,
+                                        const struct dip_sampler_begin_args *a)
+{
+    STAGE(s, items, a->items, sizeof *a->items * (size_t)dip_tensor_rows(a->latent));
+    return DIP__CUDA_LAUNCH(s, sampler_begin, .latent = dip__cuda_view(a->latent), .items = items,
+                            .t = a->t, .is_bad = a->is_bad);
+}
+
+enum dip_status dip__cuda_sampler_end(struct dip_stream *s, const struct dip_sampler_end_args *a)
+{
+    struct dip_cuda_view none = {0};
+    STAGE(s, items, a->items, sizeof *a->items * (size_t)dip_tensor_rows(a->velocity));
+    return DIP__CUDA_LAUNCH(s, sampler_end, .velocity = dip__cuda_view(a->velocity),
+                            .uncond = a->uncond.data ? dip__cuda_view(a->uncond) : none,
+                            .cond = dip__cuda_view(a->cond), .items = items, .is_bad = a->is_bad);
 }

@@ -11,12 +11,6 @@ enum dip_status dip__cuda_launched(struct dip_stream *s, enum dip_status status,
     return dip__cuda_check(s->device, cudaGetLastError(), op);
 }
 
-/* A host array's place on the device, or an early end. */
-#define STAGE(s, name, data, bytes)                                                                \
-    const void *name = dip__cuda_stage((s), (data), (bytes));                                      \
-    if (!name)                                                                                     \
-    return dip__cuda(s->device)->is_dead ? DIP_DEVICE : DIP_LIMIT
-
 /* ---- memory ---- */
 
 enum dip_status dip__cuda_fill(struct dip_stream *s, struct dip_tensor to, float value)
@@ -83,6 +77,12 @@ enum dip_status dip__cuda_add(struct dip_stream *s, const struct dip_add_args *a
                             .gate = a->gate ? dip__cuda_view(*a->gate) : none,
                             .rows_per_item = is_per_item ? a->rows_per_item : 1,
                             .x_rows_per_item = a->is_broadcast ? a->rows_per_item : 1);
+}
+
+enum dip_status dip__cuda_outer_sum(struct dip_stream *s, const struct dip_outer_sum_args *a)
+{
+    return DIP__CUDA_LAUNCH(s, outer_sum, .out = dip__cuda_view(a->out),
+                            .in = dip__cuda_view(a->in), .tables = dip__cuda_view(a->tables));
 }
 
 enum dip_status dip__cuda_silu_mul(struct dip_stream *s, const struct dip_silu_mul_args *a)
