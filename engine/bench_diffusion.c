@@ -70,7 +70,7 @@ static enum dip_status bench_norm(struct dip__bench *bench)
 struct step_run {
     int edge;
     int context_rows;
-    struct dip_dit_context context; /* one, read by every job of the batch */
+    struct dip_cross_context context; /* one, read by every job of the batch */
     struct dip_tensor latent, uncond, cond;
     struct dip_arena scratch;
 };
@@ -109,10 +109,10 @@ static enum dip_status step_prepare(const struct dip__bench *bench, struct dip_a
 static enum dip_status time_step(struct dip__bench *bench, struct step_run *run, int batch)
 {
     const struct dip_model *m = bench->model;
-    const struct dip_dit_context *contexts[BATCH_MAX];
+    struct dip_cross_context contexts[BATCH_MAX];
     float t[BATCH_MAX];
     for (int b = 0; b < batch; b++) {
-        contexts[b] = &run->context;
+        contexts[b] = run->context;
         t[b] = 900.0f - 100.0f * (float)b;
     }
     int64_t e = run->edge;

@@ -161,8 +161,11 @@ enum dip_status dip__bench_e2e(struct dip__bench *bench)
                                        .prompt_tokens_max = PROMPT_MAX,
                                        .image_tokens_max = e.params.token_count,
                                        .prefill_rows_max = PROMPT_MAX};
-    struct dip_diffusion_engine_options diffusion = {1, 1, e.params.token_count + 1,
-                                                     g->latent_height, g->latent_width};
+    struct dip_diffusion_engine_options diffusion = {.slot_count = 1,
+                                                     .batch_max = 1,
+                                                     .context_rows_max = e.params.token_count + 1,
+                                                     .latent_height_max = g->latent_height,
+                                                     .latent_width_max = g->latent_width};
     enum dip_status status = dip_ar_engine_new(m, bench->device, &ar, bench->why, &e.ar);
     if (!status)
         status = dip_diffusion_engine_new(m, bench->device, &diffusion, bench->why, &e.diffusion);

@@ -63,6 +63,17 @@ static size_t work_bytes(const struct dip_diffusion_engine *engine)
     return dip_arena_round(size_max(size_max(condition, forward), size_max(decode, trace)));
 }
 
+size_t dip__diffusion_plan_bytes(int batch_max)
+{
+    return (size_t)batch_max * (sizeof(struct dip_sampler_item) + sizeof(struct dip_cross_context));
+}
+
+static struct dip__diffusion_plan plan_at(void *memory, int batch_max)
+{
+    struct dip_sampler_item *items = memory;
+    return (struct dip__diffusion_plan){items, (void *)(items + batch_max)};
+}
+
 static enum dip_status device_reserve(struct dip_diffusion_engine *engine)
 {
     const struct dip_diffusion_engine_options *o = &engine->options;
@@ -71,8 +82,10 @@ static enum dip_status device_reserve(struct dip_diffusion_engine *engine)
     size_t context_bytes =
         dip_arena_round(dip_dit_context_bytes(engine->model->dit, o->context_rows_max));
     size_t scratch_bytes = work_bytes(engine);
+    size_t plan_bytes = dip_arena_round(dip__diffusion_plan_bytes(o->batch_max));
+    size_t word_bytes = dip__rows_bytes(1, o->batch_max);
     size_t bytes = (size_t)o->slot_count * (context_bytes + 3 * latent_bytes) + 4 * batch_bytes +
-                   scratch_bytes;
+                   plan_bytes + 2 * word_bytes + scratch_bytes;
     DIP_TRY(dip_reserve(engine->device, bytes, &engine->mem));
 
     struct dip_arena arena;
@@ -88,6 +101,9 @@ static enum dip_status device_reserve(struct dip_diffusion_engine *engine)
     engine->batch_uncond = dip__place(&arena, batch_bytes);
     engine->batch_cond = dip__place(&arena, batch_bytes);
     engine->batch_velocity = dip__place(&arena, batch_bytes);
+    engine->plan = plan_at(dip__place(&arena, plan_bytes), o->batch_max);
+    engine->batch_t = dip__place(&arena, word_bytes);
+    engine->batch_is_bad = dip__place(&arena, word_bytes);
     dip_arena_init(&engine->work, dip__place(&arena, scratch_bytes), scratch_bytes);
     return DIP_OK;
 }
@@ -101,11 +117,13 @@ static enum dip_status host_reserve(struct dip_diffusion_engine *engine)
     size_t condition_count = rows * (size_t)config->dit.caption_channels;
     engine->slots = calloc((size_t)o->slot_count, sizeof *engine->slots);
     engine->batch = calloc((size_t)o->batch_max, sizeof(struct dip__diffusion_slot *));
-    engine->batch_contexts = calloc((size_t)o->batch_max, sizeof(struct dip_dit_context *));
-    engine->batch_t = calloc((size_t)o->batch_max, sizeof(float));
+    void *plan = calloc(1, dip__diffusion_plan_bytes(o->batch_max));
+    engine->plan_host = plan_at(plan, o->batch_max);
+    engine->is_bad = calloc((size_t)o->batch_max, sizeof *engine->is_bad);
+    engine->recordings = calloc(DIP__DIFFUSION_RECORDINGS, sizeof *engine->recordings);
     engine->staging = calloc(size_max(condition_count, latent_count), sizeof(float));
     engine->cells = calloc((size_t)o->latent_height_max * (size_t)o->latent_width_max, 3);
-    if (!engine->slots || !engine->batch || !engine->batch_contexts || !engine->batch_t ||
+    if (!engine->slots || !engine->batch || !plan || !engine->is_bad || !engine->recordings ||
         !engine->staging || !engine->cells)
         return DIP_NO_MEMORY;
     for (int i = 0; i < o->slot_count; i++) {
@@ -158,6 +176,7 @@ void dip_diffusion_engine_free(struct dip_diffusion_engine *engine)
 {
     if (!engine)
         return;
+    dip__diffusion_recordings_free(engine);
     dip_release(engine->device, &engine->mem);
     dip_stream_close(engine->stream);
     for (int i = 0; engine->slots && i < engine->options.slot_count; i++) {
@@ -168,8 +187,8 @@ void dip_diffusion_engine_free(struct dip_diffusion_engine *engine)
     }
     free(engine->slots);
     free(engine->batch);
-    free(engine->batch_contexts);
-    free(engine->batch_t);
+    free(engine->plan_host.items);
+    free(engine->is_bad);
     free(engine->staging);
     free(engine->cells);
     free(engine);

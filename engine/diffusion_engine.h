@@ -37,9 +37,24 @@ struct dip__diffusion_slot {
 
     /* Device memory. */
     void *context_memory;
-    struct dip_dit_context context;
+    struct dip_cross_context context;
     float *latent;   /* [h * w, c] */
     float *clean[2]; /* [h * w, c]: estimate of step k at k % 2 */
+};
+
+/* One block of memory, one copy a step. */
+struct dip__diffusion_plan {
+    struct dip_sampler_item *items;     /* [batch_max] */
+    struct dip_cross_context *contexts; /* [batch_max] */
+};
+
+/* Steps of one kind: so many pictures of one size, guided or not (diffusion_record.c). */
+enum { DIP__DIFFUSION_RECORDINGS = 16 };
+struct dip__diffusion_recording {
+    int batch_count, latent_height, latent_width;
+    bool is_guided;
+    struct dip_graph *graph; /* NULL: was run once, from the host */
+    uint64_t turn;           /* when it was last run; 0: a free place */
 };
 
 struct dip_diffusion_engine {
@@ -51,19 +66,24 @@ struct dip_diffusion_engine {
     int64_t pixels_max;
     uint64_t turn_next;
 
-    struct dip_mem mem;    /* all device memory below and in the slots */
-    float *batch_latent;   /* [batch_max * latent_count_max] each */
-    float *batch_uncond;   /* velocities of the two branches */
-    float *batch_cond;     /* */
-    float *batch_velocity; /* guided */
-    struct dip_arena work; /* whatever one call of a network needs; empty between calls */
+    struct dip_mem mem;              /* all device memory below and in the slots */
+    float *batch_latent;             /* [batch_max * latent_count_max] each */
+    float *batch_uncond;             /* velocities of the two branches */
+    float *batch_cond;               /* */
+    float *batch_velocity;           /* guided */
+    struct dip__diffusion_plan plan; /* what the batch's pictures are and where they stand */
+    float *batch_t;                  /* [batch_max] timesteps */
+    uint32_t *batch_is_bad;          /* [batch_max] */
+    struct dip_arena work;           /* whatever one call of a network needs; empty between calls */
 
     /* Host memory. */
-    struct dip__diffusion_slot *slots;             /* [slot_count] */
-    struct dip__diffusion_slot **batch;            /* [batch_max] slots of this step */
-    const struct dip_dit_context **batch_contexts; /* [batch_max] */
-    float *batch_t;                                /* [batch_max] timesteps */
+    struct dip__diffusion_slot *slots;    /* [slot_count] */
+    struct dip__diffusion_slot **batch;   /* [batch_max] slots of this step */
+    struct dip__diffusion_plan plan_host; /* the same as plan, on its way */
+    uint32_t *is_bad;                     /* [batch_max] */
     int batch_count;
+    struct dip__diffusion_recording *recordings; /* [DIP__DIFFUSION_RECORDINGS] */
+    uint64_t recording_turn;
     float *staging;       /* one condition or latent on its way to or from the outside */
     unsigned char *cells; /* [latent cells max, 3]: a linear preview before enlarging */
 };
@@ -93,3 +113,15 @@ DIP_MUST_USE enum dip_status dip__diffusion_planes(struct dip_diffusion_engine *
 DIP_MUST_USE enum dip_status dip__diffusion_trace(struct dip_diffusion_engine *engine,
                                                   struct dip__diffusion_slot *slot,
                                                   const char *name, float *data);
+
+/* Of a plan: the items, then the contexts. */
+size_t dip__diffusion_plan_bytes(int batch_max);
+
+/* Whether both branches are computed; without guidance the conditional velocity is the result. */
+bool dip__diffusion_is_guided(const struct dip__diffusion_slot *slot);
+
+/* ---- diffusion_record.c ---- */
+
+/* One sampler step of the planned batch, enqueued. Errors: DEVICE, NO_MEMORY. */
+DIP_MUST_USE enum dip_status dip__diffusion_run(struct dip_diffusion_engine *engine);
+void dip__diffusion_recordings_free(struct dip_diffusion_engine *engine);

@@ -4,8 +4,9 @@
  * Finished pictures leave first (their clients wait and their slots are wanted), then new jobs are
  * made ready, then everything else advances. A batch is the job longest unserved and the next
  * longest of the same size, whatever their step, step count, guidance or sampler: those enter per
- * job, after the shared forward pass. A job's velocity does not depend on its neighbours
- * (model/dit.h), so batching changes nothing but the speed. */
+ * job, before and after the shared forward pass (only who asks for no guidance keeps to its like).
+ * A job's velocity does not depend on its neighbours (model/dit.h), so batching changes nothing but
+ * the speed. */
 #include "engine/diffusion_engine.h"
 
 #include <stdio.h>
@@ -120,10 +121,17 @@ static enum dip_status slot_condition(struct dip_diffusion_engine *engine,
 
 /* ---- sampler steps ---- */
 
-static bool sizes_equal(const struct dip__diffusion_slot *a, const struct dip__diffusion_slot *b)
+bool dip__diffusion_is_guided(const struct dip__diffusion_slot *slot)
+{
+    return slot->params.guidance != 1.0f;
+}
+
+/* Whether one forward pass can serve both. */
+static bool kinds_equal(const struct dip__diffusion_slot *a, const struct dip__diffusion_slot *b)
 {
     return a->params.latent_height == b->params.latent_height &&
-           a->params.latent_width == b->params.latent_width;
+           a->params.latent_width == b->params.latent_width &&
+           dip__diffusion_is_guided(a) == dip__diffusion_is_guided(b);
 }
 
 /* Fills engine->batch; the turns it hands out put the chosen behind everyone else. */
@@ -133,64 +141,51 @@ static void batch_gather(struct dip_diffusion_engine *engine)
     struct dip__diffusion_slot *next = slot_oldest(engine, DIP__DIFFUSION_STEPPING);
     engine->batch_count = 0;
     while (next && engine->batch_count < engine->options.batch_max) {
-        int b = engine->batch_count++;
-        engine->batch[b] = next;
-        engine->batch_contexts[b] = &next->context;
-        engine->batch_t[b] = next->schedule.timesteps[next->step_index];
+        engine->batch[engine->batch_count++] = next;
         next->turn = engine->turn_next++;
         next = NULL;
         for (int i = 0; i < engine->options.slot_count; i++) {
             struct dip__diffusion_slot *slot = &engine->slots[i];
             if (slot->stage == DIP__DIFFUSION_STEPPING && slot->turn < turn_first &&
-                sizes_equal(slot, engine->batch[0]) && (!next || slot->turn < next->turn))
+                kinds_equal(slot, engine->batch[0]) && (!next || slot->turn < next->turn))
                 next = slot;
         }
     }
 }
 
-static enum dip_status batch_forward(struct dip_diffusion_engine *engine)
+/* What the device must know of the batch's pictures, in one copy. */
+static enum dip_status batch_plan(struct dip_diffusion_engine *engine)
 {
-    const struct dip__diffusion_slot *first = engine->batch[0];
-    struct dip_stream *s = engine->stream;
-    int64_t h = first->params.latent_height;
-    int64_t w = first->params.latent_width;
-    int64_t c = engine->model->config.dit.latent_channels;
-    int64_t B = engine->batch_count;
-    for (int64_t b = 0; b < B; b++) {
-        struct dip__diffusion_slot *slot = engine->batch[b];
-        DIP_TRY(dip_copy(s, dip__diffusion_rows(engine, slot, engine->batch_latent + b * h * w * c),
-                         dip__diffusion_rows(engine, slot, slot->latent)));
+    for (int b = 0; b < engine->batch_count; b++) {
+        const struct dip__diffusion_slot *slot = engine->batch[b];
+        int k = slot->step_index;
+        struct dip_sampler_item item = {.latent = slot->latent,
+                                        .clean = slot->clean[k % 2],
+                                        .clean_previous = slot->clean[(k + 1) % 2],
+                                        .guidance = slot->params.guidance};
+        dip_schedule_item(&slot->schedule, k, &item);
+        engine->plan_host.items[b] = item;
+        engine->plan_host.contexts[b] = slot->context;
     }
-    dip_arena_reset(&engine->work, 0);
-    struct dip_dit_args args = {
-        .velocity_uncond = dip_image(engine->batch_uncond, DIP_F32, B, h, w, c),
-        .velocity_cond = dip_image(engine->batch_cond, DIP_F32, B, h, w, c),
-        .latent = dip_image(engine->batch_latent, DIP_F32, B, h, w, c),
-        .t = engine->batch_t,
-        .contexts = engine->batch_contexts,
-    };
-    return dip_dit_forward(engine->model->dit, s, &args, &engine->work);
+    int64_t count = (int64_t)dip__diffusion_plan_bytes(engine->options.batch_max);
+    return dip_copy(engine->stream, dip_tensor_1d(engine->plan.items, DIP_U8, count),
+                    dip_tensor_1d(engine->plan_host.items, DIP_U8, count));
 }
 
-static enum dip_status slot_advance(struct dip_diffusion_engine *engine,
-                                    struct dip__diffusion_slot *slot, int64_t batch_index)
+/* The host learns in one wait whose numbers ran away. */
+static enum dip_status batch_advance(struct dip_diffusion_engine *engine)
 {
-    struct dip_stream *s = engine->stream;
-    int k = slot->step_index;
-    struct dip_tensor latent = dip__diffusion_rows(engine, slot, slot->latent);
-    int64_t offset = batch_index * dip_tensor_count(latent);
-    struct dip_tensor velocity = dip__diffusion_rows(engine, slot, engine->batch_velocity + offset);
-    DIP_TRY(
-        dip_guide(s, &(struct dip_guide_args){
-                         .out = velocity,
-                         .uncond = dip__diffusion_rows(engine, slot, engine->batch_uncond + offset),
-                         .cond = dip__diffusion_rows(engine, slot, engine->batch_cond + offset),
-                         .scale = slot->params.guidance}));
-    DIP_TRY(dip_schedule_step(&slot->schedule, k, s, latent, velocity,
-                              dip__diffusion_rows(engine, slot, slot->clean[k % 2]),
-                              dip__diffusion_rows(engine, slot, slot->clean[(k + 1) % 2])));
-    slot->step_index++;
-    return dip_check_finite(s, latent, &slot->is_finite);
+    int count = engine->batch_count;
+    DIP_TRY(batch_plan(engine));
+    DIP_TRY(dip__diffusion_run(engine));
+    DIP_TRY(dip_copy(engine->stream, dip_tensor_1d(engine->is_bad, DIP_I32, count),
+                     dip_tensor_1d(engine->batch_is_bad, DIP_I32, count)));
+    DIP_TRY(dip_wait(engine->stream));
+    for (int b = 0; b < count; b++) {
+        engine->batch[b]->is_finite = !engine->is_bad[b];
+        engine->batch[b]->step_index++;
+    }
+    return DIP_OK;
 }
 
 static enum dip_status slot_trace_step(struct dip_diffusion_engine *engine,
@@ -249,12 +244,8 @@ static enum dip_status batch_step(struct dip_diffusion_engine *engine,
                                   struct dip_diffusion_event *events, int *ret_event_count)
 {
     batch_gather(engine);
-    if (engine->batch_count > 0) {
-        DIP_TRY(batch_forward(engine));
-        for (int b = 0; b < engine->batch_count; b++)
-            DIP_TRY(slot_advance(engine, engine->batch[b], b));
-        DIP_TRY(dip_wait(engine->stream));
-    }
+    if (engine->batch_count > 0)
+        DIP_TRY(batch_advance(engine));
     for (int b = 0; b < engine->batch_count; b++)
         DIP_TRY(slot_report(engine, engine->batch[b], b, &events[b]));
     *ret_event_count = engine->batch_count;

@@ -116,6 +116,7 @@ struct dip_diffusion_engine_options {
     int batch_max; /* jobs of equal size advanced in one forward pass */
     int context_rows_max;
     int latent_height_max, latent_width_max;
+    bool is_stepwise; /* for tests and measurements: never record a step, run each from the host */
 };
 
 DIP_MUST_USE enum dip_status

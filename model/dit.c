@@ -6,6 +6,7 @@
  *     job 0 | job 1 | ... | job B-1       job 0 | job 1 | ... | job B-1        N tokens each
  *
  * so that the two halves are plain row slices and an item of a modulation is one job of one branch.
+ * Without guidance there is the second branch alone.
  * Both branches are equal until the first cross-attention: everything before it is computed for the
  * first half and copied. */
 #include "model/dit.h"
@@ -344,13 +345,14 @@ size_t dip_dit_context_scratch_bytes(const struct dip_dit *dit, int64_t row_coun
 }
 
 static enum dip_status context_fill(const struct dip_dit *dit, struct dip_stream *s,
-                                    const struct dip_dit_context *context, struct dip_tensor c)
+                                    struct dip_tensor all_k, struct dip_tensor all_v,
+                                    struct dip_tensor c)
 {
-    int64_t rows = context->row_count;
+    int64_t rows = dip_tensor_rows(c);
     for (int i = 0; i < dit->config.layers; i++) {
         const struct attention *a = &dit->blocks[i].cross;
-        struct dip_tensor k = dip_rows_slice(context->k, i * rows, rows);
-        struct dip_tensor v = dip_rows_slice(context->v, i * rows, rows);
+        struct dip_tensor k = dip_rows_slice(all_k, i * rows, rows);
+        struct dip_tensor v = dip_rows_slice(all_v, i * rows, rows);
         DIP_TRY(project_items(s, k, c, &a->k, DIP_ACT_NONE, rows));
         DIP_TRY(norm(s, k, a->k_norm, QK_EPS));
         DIP_TRY(project_items(s, v, c, &a->v, DIP_ACT_NONE, rows));
@@ -360,24 +362,24 @@ static enum dip_status context_fill(const struct dip_dit *dit, struct dip_stream
 
 enum dip_status dip_dit_context_init(const struct dip_dit *dit, struct dip_stream *s, void *memory,
                                      struct dip_tensor condition, struct dip_arena *scratch,
-                                     struct dip_dit_context *ret_context)
+                                     struct dip_cross_context *ret_context)
 {
     int64_t width = dit->config.width, rows = dip_tensor_rows(condition);
     dip_assert(dip_tensor_columns(condition) == dit->config.caption_channels);
     struct dip_arena carver;
     dip_arena_init(&carver, memory, dip_dit_context_bytes(dit, rows));
-    struct dip_dit_context context = {.row_count = rows};
-    context.k = dip__scratch_of(&carver, dit->activation, dit->config.layers * rows, width);
-    context.v = dip__scratch_of(&carver, dit->activation, dit->config.layers * rows, width);
+    struct dip_tensor k, v;
+    k = dip__scratch_of(&carver, dit->activation, dit->config.layers * rows, width);
+    v = dip__scratch_of(&carver, dit->activation, dit->config.layers * rows, width);
 
     size_t mark = dip_arena_mark(scratch);
     struct caption t = carve_caption(dit, rows, scratch);
     enum dip_status status = project_caption(dit, s, &t, condition);
     if (!status)
-        status = context_fill(dit, s, &context, t.out);
+        status = context_fill(dit, s, k, v, t.out);
     dip_arena_reset(scratch, mark);
     if (!status)
-        *ret_context = context;
+        *ret_context = (struct dip_cross_context){.k = k.data, .v = v.data, .row_count = rows};
     return status;
 }
 
@@ -459,49 +461,58 @@ enum dip_status dip_dit_prepare(struct dip_dit *dit, struct dip_stream *s,
 
 /* ---- forward ---- */
 
-/* Sizes and working tensors of one call. Rows: half = B * N, all = 2 * half. */
+/* Sizes and working tensors of one call. Rows: half = B * N of one branch, all = branches * half;
+ * items: branches * B. */
 struct pass {
+    int branches;                 /* 2, or 1: the conditional one alone */
     int64_t batch, height, width; /* in tokens */
-    int64_t tokens, half;
-    struct dip_tensor h, z;                 /* [2BN, D] F32 residual stream, normalised or result */
+    int64_t tokens, half, rows, items;
+    struct dip_tensor h, z; /* [rows, D] F32 residual stream, normalised or result */
     struct dip_tensor features, silu, e, m; /* [B, 256], [B, D], [B, D], [B, 6D] */
-    struct dip_tensor mod;                  /* [2B, 6D] */
-    struct dip_tensor shift, scale;         /* [2B, D] of the head */
+    struct dip_tensor mod;                  /* [layers * items, 6D] */
+    struct dip_tensor shift, scale;         /* [items, D] of the head; its halves */
+    struct dip_tensor shift_scale;          /* [2 * items, D] */
     struct dip_tensor patches;              /* [BN, p * p * c], patch > 1 only */
-    struct dip_tensor qkv;                  /* [2BN, 3D] */
+    struct dip_tensor qkv;                  /* [rows, 3D] */
     struct dip_tensor q, k, v;              /* its columns */
-    struct dip_tensor wide, gated;          /* [2BN, 2F], [2BN, F]; share memory with q, k, v */
+    struct dip_tensor wide, gated;          /* [rows, 2F], [rows, F]; share memory with q, k, v */
 };
 
-static struct pass carve(const struct dip_dit *dit, int batch, int64_t height, int64_t width,
+static struct pass carve(const struct dip_dit *dit, int branches, const int64_t *dims,
                          struct dip_arena *scratch)
 {
     const struct dip_dit_config *c = &dit->config;
-    struct pass p = {.batch = batch, .height = height / c->patch, .width = width / c->patch};
+    struct pass p = {.branches = branches,
+                     .batch = dims[0],
+                     .height = dims[1] / c->patch,
+                     .width = dims[2] / c->patch};
     p.tokens = p.height * p.width;
-    p.half = batch * p.tokens;
-    int64_t rows = 2 * p.half, D = c->width;
+    p.half = p.batch * p.tokens;
+    p.rows = branches * p.half;
+    p.items = branches * p.batch;
+    int64_t D = c->width;
 
-    p.h = dip__scratch_rows(scratch, rows, D);
-    p.z = dip__scratch_of(scratch, dit->activation, rows, D);
-    p.features = dip__scratch_rows(scratch, batch, TIME_FEATURES);
-    p.silu = dip__scratch_rows(scratch, batch, D);
-    p.e = dip__scratch_rows(scratch, batch, D);
-    p.m = dip__scratch_rows(scratch, batch, TABLE_ROWS * D);
-    p.mod = dip__scratch_rows(scratch, 2 * (int64_t)batch, TABLE_ROWS * D);
-    p.shift = dip__scratch_rows(scratch, 2 * (int64_t)batch, D);
-    p.scale = dip__scratch_rows(scratch, 2 * (int64_t)batch, D);
+    p.h = dip__scratch_rows(scratch, p.rows, D);
+    p.z = dip__scratch_of(scratch, dit->activation, p.rows, D);
+    p.features = dip__scratch_rows(scratch, p.batch, TIME_FEATURES);
+    p.silu = dip__scratch_rows(scratch, p.batch, D);
+    p.e = dip__scratch_rows(scratch, p.batch, D);
+    p.m = dip__scratch_rows(scratch, p.batch, TABLE_ROWS * D);
+    p.mod = dip__scratch_rows(scratch, c->layers * p.items, TABLE_ROWS * D);
+    p.shift_scale = dip__scratch_rows(scratch, HEAD_TABLE_ROWS * p.items, D);
+    p.shift = dip_rows_slice(p.shift_scale, 0, p.items);
+    p.scale = dip_rows_slice(p.shift_scale, p.items, p.items);
     if (c->patch > 1)
         p.patches =
             dip__scratch_rows(scratch, p.half, (int64_t)c->patch * c->patch * c->latent_channels);
     size_t mark = dip_arena_mark(scratch);
-    p.qkv = dip__scratch_of(scratch, dit->activation, rows, 3 * D);
+    p.qkv = dip__scratch_of(scratch, dit->activation, p.rows, 3 * D);
     p.q = dip_columns_slice(p.qkv, 0, D);
     p.k = dip_columns_slice(p.qkv, D, D);
     p.v = dip_columns_slice(p.qkv, 2 * D, D);
     dip_arena_reset(scratch, mark);
-    p.wide = dip__scratch_of(scratch, dit->activation, rows, 2 * (int64_t)c->ffn);
-    p.gated = dip__scratch_of(scratch, dit->activation, rows, c->ffn);
+    p.wide = dip__scratch_of(scratch, dit->activation, p.rows, 2 * (int64_t)c->ffn);
+    p.gated = dip__scratch_of(scratch, dit->activation, p.rows, c->ffn);
     return p;
 }
 
@@ -509,12 +520,13 @@ size_t dip_dit_scratch_bytes(const struct dip_dit *dit, int batch, int64_t heigh
                              int64_t context_rows)
 {
     (void)context_rows; /* keys and values are the context's; attention reads them row by row */
+    const int64_t dims[] = {batch, height, width};
     struct dip_arena meter = dip__scratch_meter();
-    carve(dit, batch, height, width, &meter);
+    carve(dit, 2, dims, &meter);
     return meter.peak_bytes;
 }
 
-/* Tokens of the latents, into the first half of h. */
+/* Tokens of the latents, into the first branch of h. */
 static enum dip_status embed_patches(const struct dip_dit *d, struct dip_stream *s,
                                      struct dip_tensor latent, const struct pass *p)
 {
@@ -531,38 +543,35 @@ static enum dip_status embed_patches(const struct dip_dit *d, struct dip_stream 
     return project(s, dip_rows_slice(p->h, 0, p->half), tokens, &patch, DIP_ACT_NONE);
 }
 
-/* to[2B, C] = from[B, C] twice, plus the table row [1, C]. */
+/* Of every item of both branches, for each row of the tables: to = from + the row. */
 static enum dip_status spread(struct dip_stream *s, struct dip_tensor to, struct dip_tensor from,
-                              struct dip_tensor table)
+                              struct dip_tensor tables)
 {
-    int64_t batch = dip_tensor_rows(from);
-    DIP_TRY(dip_copy(s, dip_rows_slice(to, 0, batch), from));
-    DIP_TRY(dip_copy(s, dip_rows_slice(to, batch, batch), from));
-    return dip_add(s, &(struct dip_add_args){
-                          .sum = to, .x = table, .rows_per_item = 2 * batch, .is_broadcast = true});
+    return dip_outer_sum(s, &(struct dip_outer_sum_args){.out = to, .in = from, .tables = tables});
 }
 
-/* e and m from the timesteps, and the head's modulation, which is of e and not of m. */
+/* From the timesteps the modulation of all blocks, and the head's, which is of e and not of m. */
 static enum dip_status embed_time(const struct dip_dit *d, struct dip_stream *s, const float *t,
                                   const struct pass *p)
 {
-    int64_t D = d->config.width;
+    struct dip_tensor head =
+        dip_rows(d->head_tables.data, DIP_F32, HEAD_TABLE_ROWS, d->config.width);
     DIP_TRY(dip_sinusoid(s, &(struct dip_sinusoid_args){.out = p->features, .t = t}));
     DIP_TRY(project(s, p->silu, p->features, &d->time_in, DIP_ACT_SILU));
     DIP_TRY(project(s, p->e, p->silu, &d->time_out, DIP_ACT_NONE));
     DIP_TRY(dip_activate(
         s, &(struct dip_activate_args){.out = p->silu, .in = p->e, .act = DIP_ACT_SILU}));
     DIP_TRY(project(s, p->m, p->silu, &d->time_mod, DIP_ACT_NONE));
-    DIP_TRY(spread(s, p->shift, p->e, dip_columns_slice(d->head_tables, 0, D)));
-    return spread(s, p->scale, p->e, dip_columns_slice(d->head_tables, D, D));
+    DIP_TRY(spread(s, p->mod, p->m, d->tables));
+    return spread(s, p->shift_scale, p->e, head);
 }
 
-/* One D-wide part of the block's modulation for the first `items` items. */
-static struct dip_tensor mod_part(const struct dip_dit *d, const struct pass *p, int part,
-                                  int64_t items)
+/* One D-wide part of block `index`'s modulation for the first `items` items. */
+static struct dip_tensor mod_part(const struct dip_dit *d, const struct pass *p, int index,
+                                  int part, int64_t items)
 {
     int64_t D = d->config.width;
-    return dip_rows_slice(dip_columns_slice(p->mod, part * D, D), 0, items);
+    return dip_rows_slice(dip_columns_slice(p->mod, part * D, D), index * p->items, items);
 }
 
 /* z = LN(h) * (1 + scale) + shift over the first `rows` rows. */
@@ -602,19 +611,19 @@ static enum dip_status project_qkv(struct dip_stream *s, const struct attention 
 }
 
 /* Linear attention over the first `rows` rows: all, or one branch. */
-static enum dip_status attend_self(const struct dip_dit *d, struct dip_stream *s,
-                                   const struct block *b, const struct pass *p, int64_t rows)
+static enum dip_status attend_self(const struct dip_dit *d, struct dip_stream *s, int index,
+                                   const struct pass *p, int64_t rows)
 {
     const struct dip_dit_config *c = &d->config;
-    const struct attention *a = &b->self;
+    const struct attention *a = &d->blocks[index].self;
     int64_t items = rows / p->tokens;
     struct dip_tensor z = dip_rows_slice(p->z, 0, rows);
     struct dip_tensor q = dip_rows_slice(p->q, 0, rows);
     struct dip_tensor k = dip_rows_slice(p->k, 0, rows);
     struct dip_tensor v = dip_rows_slice(p->v, 0, rows);
 
-    DIP_TRY(modulate(d, s, p, rows, mod_part(d, p, SHIFT_ATTN, items),
-                     mod_part(d, p, SCALE_ATTN, items)));
+    DIP_TRY(modulate(d, s, p, rows, mod_part(d, p, index, SHIFT_ATTN, items),
+                     mod_part(d, p, index, SCALE_ATTN, items)));
     DIP_TRY(project_qkv(s, a, p, z));
     DIP_TRY(norm(s, q, a->q_norm, QK_EPS));
     DIP_TRY(norm(s, k, a->k_norm, QK_EPS));
@@ -627,69 +636,65 @@ static enum dip_status attend_self(const struct dip_dit *d, struct dip_stream *s
                                                                   .head_stride = c->head_dim,
                                                                   .rows_per_item = p->tokens}));
     DIP_TRY(project_items(s, q, z, &a->out, DIP_ACT_NONE, p->tokens));
-    return add_gated(s, p, q, mod_part(d, p, GATE_ATTN, items));
+    return add_gated(s, p, q, mod_part(d, p, index, GATE_ATTN, items));
 }
 
 /* The raw residual stream attends to the context: no norm, no modulation, no gate. */
 static enum dip_status attend_context(const struct dip_dit *d, struct dip_stream *s, int index,
-                                      const struct dip_dit_context *const *contexts,
+                                      const struct dip_cross_context *contexts,
                                       const struct pass *p)
 {
     const struct dip_dit_config *c = &d->config;
     const struct attention *a = &d->blocks[index].cross;
-    struct dip_tensor h = dip_rows_slice(p->h, p->half, p->half);
+    struct dip_tensor h = dip_rows_slice(p->h, p->rows - p->half, p->half);
     struct dip_tensor q = dip_rows_slice(p->q, 0, p->half);
     struct dip_tensor out = dip_rows_slice(p->z, 0, p->half);
 
-    DIP_TRY(dip_add(s, &(struct dip_add_args){.sum = dip_rows_slice(p->h, 0, p->half),
-                                              .x = dip_rows_slice(d->null_cross, index, 1),
-                                              .rows_per_item = p->half,
-                                              .is_broadcast = true}));
+    if (p->branches == 2)
+        DIP_TRY(dip_add(s, &(struct dip_add_args){.sum = dip_rows_slice(p->h, 0, p->half),
+                                                  .x = dip_rows_slice(d->null_cross, index, 1),
+                                                  .rows_per_item = p->half,
+                                                  .is_broadcast = true}));
     DIP_TRY(project_items(s, q, h, &a->q, DIP_ACT_NONE, p->tokens));
     DIP_TRY(norm(s, q, a->q_norm, QK_EPS));
-    for (int64_t b = 0; b < p->batch; b++) {
-        int64_t rows = contexts[b]->row_count;
-        DIP_TRY(dip_attend_cross(s, &(struct dip_attend_cross_args){
-                                        .out = dip_rows_slice(out, b * p->tokens, p->tokens),
-                                        .q = dip_rows_slice(q, b * p->tokens, p->tokens),
-                                        .k = dip_rows_slice(contexts[b]->k, index * rows, rows),
-                                        .v = dip_rows_slice(contexts[b]->v, index * rows, rows),
-                                        .heads = c->cross_heads,
-                                        .head_dim = c->cross_head_dim}));
-    }
+    DIP_TRY(
+        dip_attend_contexts(s, &(struct dip_attend_contexts_args){.out = out,
+                                                                  .q = q,
+                                                                  .contexts = contexts,
+                                                                  .rows_per_item = p->tokens,
+                                                                  .block = index,
+                                                                  .heads = c->cross_heads,
+                                                                  .head_dim = c->cross_head_dim}));
     return project_added(s, h, out, &a->out, p->tokens);
 }
 
-static enum dip_status feed_forward(const struct dip_dit *d, struct dip_stream *s,
-                                    const struct block *b, const struct pass *p)
+static enum dip_status feed_forward(const struct dip_dit *d, struct dip_stream *s, int index,
+                                    const struct pass *p)
 {
-    int64_t items = 2 * p->batch;
-    DIP_TRY(modulate(d, s, p, 2 * p->half, mod_part(d, p, SHIFT_FF, items),
-                     mod_part(d, p, SCALE_FF, items)));
+    const struct block *b = &d->blocks[index];
+    DIP_TRY(modulate(d, s, p, p->rows, mod_part(d, p, index, SHIFT_FF, p->items),
+                     mod_part(d, p, index, SCALE_FF, p->items)));
     DIP_TRY(project_items(s, p->wide, p->z, &b->inverted, DIP_ACT_SILU, p->tokens));
     DIP_TRY(dip_conv_depthwise(s, &(struct dip_conv_depthwise_args){
-                                      .out = dip__as_image(p->gated, items, p->height, p->width),
-                                      .in = dip__as_image(p->wide, items, p->height, p->width),
+                                      .out = dip__as_image(p->gated, p->items, p->height, p->width),
+                                      .in = dip__as_image(p->wide, p->items, p->height, p->width),
                                       .weight = b->depth,
                                       .bias = &b->depth_bias,
                                       .is_gated = true}));
     DIP_TRY(project_items(s, p->z, p->gated, &b->point, DIP_ACT_NONE, p->tokens));
-    return add_gated(s, p, p->z, mod_part(d, p, GATE_FF, items));
+    return add_gated(s, p, p->z, mod_part(d, p, index, GATE_FF, p->items));
 }
 
 static enum dip_status run_blocks(const struct dip_dit *d, struct dip_stream *s,
-                                  const struct dip_dit_context *const *contexts,
-                                  const struct pass *p)
+                                  const struct dip_cross_context *contexts, const struct pass *p)
 {
     for (int i = 0; i < d->config.layers; i++) {
-        const struct block *b = &d->blocks[i];
-        DIP_TRY(spread(s, p->mod, p->m, dip_rows_slice(d->tables, i, 1)));
-        DIP_TRY(attend_self(d, s, b, p, i == 0 ? p->half : 2 * p->half));
-        if (i == 0) /* here the branches part */
+        DIP_TRY(attend_self(d, s, i, p, i == 0 ? p->half : p->rows));
+        if (i == 0 && p->branches == 2) /* here the branches part */
             DIP_TRY(dip_copy(s, dip_rows_slice(p->h, p->half, p->half),
                              dip_rows_slice(p->h, 0, p->half)));
         DIP_TRY(attend_context(d, s, i, contexts, p));
-        DIP_TRY(feed_forward(d, s, b, p));
+        DIP_TRY(feed_forward(d, s, i, p));
     }
     return DIP_OK;
 }
@@ -711,11 +716,13 @@ enum dip_status dip_dit_forward(const struct dip_dit *dit, struct dip_stream *s,
 {
     dip_assert(dit->device); /* dip_dit_prepare has run */
     const int64_t *dims = args->latent.dims;
+    bool is_guided = args->velocity_uncond.data != NULL;
     dip_assert(dims[1] % dit->config.patch == 0);
     dip_assert(dims[2] % dit->config.patch == 0);
     dip_assert(dims[3] == dit->config.latent_channels);
     size_t mark = dip_arena_mark(scratch);
-    struct pass p = carve(dit, (int)dims[0], dims[1], dims[2], scratch);
+    struct pass p = carve(dit, is_guided ? 2 : 1, dims, scratch);
+    struct dip_tensor cond = dip_rows_slice(p.z, p.rows - p.half, p.half);
 
     enum dip_status status = embed_patches(dit, s, args->latent, &p);
     if (!status)
@@ -723,11 +730,11 @@ enum dip_status dip_dit_forward(const struct dip_dit *dit, struct dip_stream *s,
     if (!status)
         status = run_blocks(dit, s, args->contexts, &p);
     if (!status)
-        status = modulate(dit, s, &p, 2 * p.half, p.shift, p.scale);
-    if (!status)
+        status = modulate(dit, s, &p, p.rows, p.shift, p.scale);
+    if (!status && is_guided)
         status = project_head(dit, s, args->velocity_uncond, dip_rows_slice(p.z, 0, p.half), &p);
     if (!status)
-        status = project_head(dit, s, args->velocity_cond, dip_rows_slice(p.z, p.half, p.half), &p);
+        status = project_head(dit, s, args->velocity_cond, cond, &p);
     dip_arena_reset(scratch, mark);
     return status;
 }

@@ -30,12 +30,8 @@ DIP_MUST_USE enum dip_status dip_dit_place(struct dip_dit *dit, struct dip_strea
 DIP_MUST_USE enum dip_status dip_dit_prepare(struct dip_dit *dit, struct dip_stream *s,
                                              struct dip_tensor null_context, struct dip_why *why);
 
-/* Keys and values of one job's context, all blocks: memory of dip_dit_context_bytes(dit, M_max)
- * bytes given by the caller. */
-struct dip_dit_context {
-    struct dip_tensor k, v; /* [blocks * M, D]; block i is rows i*M .. i*M + M-1 */
-    int64_t row_count;      /* M */
-};
+/* Keys and values of one job's context, all blocks (block i is rows i*M .. i*M + M-1 of k and v):
+ * memory of dip_dit_context_bytes(dit, M_max) bytes given by the caller. */
 size_t dip_dit_context_bytes(const struct dip_dit *dit, int64_t row_count);
 size_t dip_dit_context_scratch_bytes(const struct dip_dit *dit, int64_t row_count);
 /* From condition [M, caption_channels] f32 (connector output). `memory` is device memory, aligned.
@@ -43,16 +39,18 @@ size_t dip_dit_context_scratch_bytes(const struct dip_dit *dit, int64_t row_coun
 DIP_MUST_USE enum dip_status dip_dit_context_init(const struct dip_dit *dit, struct dip_stream *s,
                                                   void *memory, struct dip_tensor condition,
                                                   struct dip_arena *scratch,
-                                                  struct dip_dit_context *ret_context);
+                                                  struct dip_cross_context *ret_context);
 
 /* velocity_uncond, velocity_cond [B, h, w, c] from latent [B, h, w, c] f32 NHWC; job b at timestep
- * t[b] (0..1000, host f32[B]) under contexts[b]. No output may alias the latent. scratch:
- * dip_dit_scratch_bytes(dit, B, h, w, M_max). A job's velocity has the same bits whatever else is
- * in the batch. h and w are multiples of the patch size. */
+ * t[b] (0..1000, host f32[B]) under contexts[b] (host [B]). No output may alias the latent.
+ * scratch: dip_dit_scratch_bytes(dit, B, h, w, M_max). A job's velocity has the same bits whatever
+ * else is in the batch. h and w are multiples of the patch size. Without guidance the unconditional
+ * branch is not computed: velocity_uncond has no data then. Where t and contexts are the device's,
+ * nothing but device memory is read, so the call can be recorded. */
 struct dip_dit_args {
     struct dip_tensor velocity_uncond, velocity_cond, latent;
     const float *t;
-    const struct dip_dit_context *const *contexts;
+    const struct dip_cross_context *contexts;
 };
 size_t dip_dit_scratch_bytes(const struct dip_dit *dit, int batch, int64_t height, int64_t width,
                              int64_t context_rows);

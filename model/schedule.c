@@ -66,13 +66,14 @@ static float log_snr(float sigma)
 
 /* x' = c[0] x + c[1] x0 + c[2] x0_previous. First order at the start and at the end: there the
  * last sigma is 0, e^-h is 0 and x' is the estimate itself. */
-static int dpm_coefficients(const struct dip_schedule *schedule, int index, float c[3])
+static enum dip_sampler_rule dpm_coefficients(const struct dip_schedule *schedule, int index,
+                                              float c[3])
 {
     const float *sigma = &schedule->sigmas[index];
     if (index == schedule->steps - 1) {
         c[0] = 0.0f;
         c[1] = 1.0f;
-        return 2;
+        return DIP_SAMPLER_FIRST;
     }
     float lambda = log_snr(sigma[0]);
     float h = log_snr(sigma[1]) - lambda;
@@ -80,39 +81,25 @@ static int dpm_coefficients(const struct dip_schedule *schedule, int index, floa
     c[0] = sigma[1] / sigma[0];
     c[1] = clean;
     if (index == 0)
-        return 2;
+        return DIP_SAMPLER_FIRST;
     float slope = 0.5f * clean * (h / (lambda - log_snr(sigma[-1])));
     c[1] += slope;
     c[2] = -slope;
-    return 3;
+    return DIP_SAMPLER_SECOND;
 }
 
-static enum dip_status blend(struct dip_stream *s, struct dip_tensor out, int count,
-                             const struct dip_tensor *in, const float *coefficients)
-{
-    struct dip_blend_args args = {
-        .out = out, .coefficients = coefficients, .count = count, .items = 1};
-    for (int i = 0; i < count; i++)
-        args.in[i] = in[i];
-    return dip_blend(s, &args);
-}
-
-enum dip_status dip_schedule_step(const struct dip_schedule *schedule, int index,
-                                  struct dip_stream *s, struct dip_tensor latent,
-                                  struct dip_tensor velocity, struct dip_tensor clean,
-                                  struct dip_tensor clean_previous)
+void dip_schedule_item(const struct dip_schedule *schedule, int index,
+                       struct dip_sampler_item *item)
 {
     dip_assert(index >= 0 && index < schedule->steps);
     const float *sigma = &schedule->sigmas[index];
-    const struct dip_tensor flow[2] = {latent, velocity};
-    float to_clean[2] = {1.0f, -sigma[0]};
-    DIP_TRY(blend(s, clean, 2, flow, to_clean));
+    item->timestep = schedule->timesteps[index];
+    item->to_clean = -sigma[0];
     if (schedule->sampler == DIP_SAMPLER_EULER) {
-        float euler[2] = {1.0f, sigma[1] - sigma[0]};
-        return blend(s, latent, 2, flow, euler);
+        item->c[0] = 1.0f;
+        item->c[1] = sigma[1] - sigma[0];
+        item->rule = DIP_SAMPLER_STRAIGHT;
+        return;
     }
-    const struct dip_tensor estimates[3] = {latent, clean, clean_previous};
-    float c[3] = {0};
-    int count = dpm_coefficients(schedule, index, c);
-    return blend(s, latent, count, estimates, c);
+    item->rule = dpm_coefficients(schedule, index, item->c);
 }

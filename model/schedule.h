@@ -1,5 +1,4 @@
-/* model/schedule.h - noise levels and updates of the samplers; pure host arithmetic plus one blend
- * per step.
+/* model/schedule.h - noise levels and updates of the samplers; pure host arithmetic.
  *
  * Euler: Lipman et al. 2022, flow matching; reference class FlowMatchEulerDiscreteScheduler with
  * sigmas 1 .. 1/N, key `shift` (1.0 when absent; `flow_shift` is for the other sampler only).
@@ -24,11 +23,10 @@ DIP_MUST_USE enum dip_status dip_schedule_init(struct dip_schedule *schedule,
                                                const struct dip_scheduler_config *config,
                                                struct dip_why *why);
 
-/* Advances latent in place over step `index`. velocity, latent, clean, clean_previous: equal
- * counts, dense, device memory. clean receives the clean-image estimate x0 = latent - sigma *
- * velocity of this step (computed before the update; previews use it); clean_previous is the
- * estimate of the step before (DPM only, ignored at index 0). */
-DIP_MUST_USE enum dip_status dip_schedule_step(const struct dip_schedule *schedule, int index,
-                                               struct dip_stream *s, struct dip_tensor latent,
-                                               struct dip_tensor velocity, struct dip_tensor clean,
-                                               struct dip_tensor clean_previous);
+/* Step `index` as dip_sampler_end takes it: the timestep, the coefficients and the rule of *item;
+ * memory and guidance are the caller's. The clean estimate is x0 = latent - sigma * velocity
+ * (computed before the update; previews use it); that of the step before is read by DPM only, not
+ * at index 0.
+ */
+void dip_schedule_item(const struct dip_schedule *schedule, int index,
+                       struct dip_sampler_item *item);

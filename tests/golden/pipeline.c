@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "tests/golden/golden.h"
+#include "tests/sampler.h"
 
 static const double LIMIT = 1e-5; /* derivation: tests/golden/tiny-a/golden.md */
 
@@ -43,7 +44,7 @@ static struct dip_tensor hidden_states(struct golden *g)
     return dip_rows_slice(hidden, prompt - 1, image + 1);
 }
 
-static struct dip_dit_context make_context(struct golden *g)
+static struct dip_cross_context make_context(struct golden *g)
 {
     const struct dip_dit *dit = g->model->dit;
     const struct dip_connector *connector = g->model->connector;
@@ -53,7 +54,7 @@ static struct dip_dit_context make_context(struct golden *g)
     struct dip_arena scratch = golden_scratch(g, dip_connector_scratch_bytes(connector, rows));
     golden_ok(dip_connector_forward(connector, g->s, condition, hidden, &scratch), "connector");
 
-    struct dip_dit_context context;
+    struct dip_cross_context context;
     scratch = golden_scratch(g, dip_dit_context_scratch_bytes(dit, rows));
     void *memory = dip_arena_push(&g->memory, dip_dit_context_bytes(dit, rows));
     assert_non_null(memory);
@@ -70,7 +71,7 @@ static struct dip_tensor image_like(struct golden *g, struct dip_tensor like)
 
 /* The final latent of one guided run. */
 static struct dip_tensor denoise(struct golden *g, const char *scenario, enum dip_sampler sampler,
-                                 int steps, const struct dip_dit_context *context)
+                                 int steps, const struct dip_cross_context *context)
 {
     static struct dip_schedule schedule;
     char key[64];
@@ -80,6 +81,7 @@ static struct dip_tensor denoise(struct golden *g, const char *scenario, enum di
     float guidance = golden_f32(g, key)[0];
     struct dip_tensor uncond = image_like(g, latent), cond = image_like(g, latent);
     struct dip_tensor clean[2] = {image_like(g, latent), image_like(g, latent)};
+    uint32_t *is_bad = golden_rows(g, 1, 1).data;
     struct dip_arena scratch =
         golden_scratch(g, dip_dit_scratch_bytes(g->model->dit, 1, latent.dims[1], latent.dims[2],
                                                 context->row_count));
@@ -90,15 +92,15 @@ static struct dip_tensor denoise(struct golden *g, const char *scenario, enum di
                                     .velocity_cond = cond,
                                     .latent = latent,
                                     .t = &schedule.timesteps[k],
-                                    .contexts = &context};
+                                    .contexts = context};
         golden_ok(dip_dit_forward(g->model->dit, g->s, &args, &scratch), "forward");
         golden_ok(dip_guide(g->s,
                             &(struct dip_guide_args){
                                 .out = uncond, .uncond = uncond, .cond = cond, .scale = guidance}),
                   "guide");
-        golden_ok(
-            dip_schedule_step(&schedule, k, g->s, latent, uncond, clean[k % 2], clean[(k + 1) % 2]),
-            "step");
+        golden_ok(sampler_step(&schedule, k, g->s, latent, uncond, clean[k % 2], clean[(k + 1) % 2],
+                               is_bad),
+                  "step");
     }
     (void)snprintf(key, sizeof key, "%s/latent", scenario);
     golden_close_image(g, key, latent, LIMIT);
@@ -133,7 +135,7 @@ static void check_picture(struct golden *g, const char *key, struct dip_tensor l
 static void ids_to_picture(void **state)
 {
     struct golden *g = *state;
-    struct dip_dit_context context = make_context(g);
+    struct dip_cross_context context = make_context(g);
     check_picture(g, "euler4/image", denoise(g, "euler4", DIP_SAMPLER_EULER, 4, &context));
     check_picture(g, "euler30/image", denoise(g, "euler30", DIP_SAMPLER_EULER, 30, &context));
     (void)denoise(g, "dpm4", DIP_SAMPLER_DPM, 4, &context);

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "tests/golden/golden.h"
+#include "tests/sampler.h"
 
 static const struct dip_scheduler_config published = {
     .train_timesteps = 1000, .shift = 1.0, .flow_shift = 3.0};
@@ -77,8 +78,9 @@ static void run_step(struct run *r, const struct dip_schedule *schedule, int k,
     golden_ok(
         dip_copy(r->s, r->velocity, dip_rows((void *)(uintptr_t)velocity, DIP_F32, 1, r->count)),
         "copy");
-    golden_ok(dip_schedule_step(schedule, k, r->s, r->latent, r->velocity, r->clean[k % 2],
-                                r->clean[(k + 1) % 2]),
+    uint32_t is_bad = 0;
+    golden_ok(sampler_step(schedule, k, r->s, r->latent, r->velocity, r->clean[k % 2],
+                           r->clean[(k + 1) % 2], &is_bad),
               "step");
     golden_ok(dip_copy(r->s, dip_rows(ret_latent, DIP_F32, 1, r->count), r->latent), "copy");
     golden_ok(dip_wait(r->s), "wait");

@@ -148,7 +148,7 @@ static void diffusion_run(const struct fixture *f, int slots, int batch, int oth
                           struct picture *picture)
 {
     float *hidden = fixture_hidden(f, 3, f->tokens + 1);
-    struct dip_diffusion_engine_options options = {slots, batch, f->tokens + 1, 8, 8};
+    struct dip_diffusion_engine_options options = {slots, batch, f->tokens + 1, 8, 8, false};
     struct dip_diffusion_engine *engine = NULL;
     assert_int_equal(dip_diffusion_engine_new(f->model, f->device, &options, NULL, &engine),
                      DIP_OK);

@@ -243,11 +243,209 @@ static void test_qkv_rope(void **state)
     }
 }
 
+/* ---- modulations ---- */
+
+static void test_outer_sum(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 18; i++) {
+        struct side *side = &sides[i % SIDES];
+        int64_t tables = prop_int(1, 4);
+        int64_t copies = prop_int(1, 3);
+        int64_t batch = prop_int(1, 3);
+        int64_t columns = PROP_PICK(1, 8, 30, 129);
+        struct dip_outer_sum_args a = {.out =
+                                           empty(side, DIP_F32, tables * copies * batch, columns),
+                                       .in = drawn(side, DIP_F32, batch, columns),
+                                       .tables = drawn(side, DIP_F32, tables, columns)};
+        prop_ok(dip_outer_sum(side->s, &a));
+        struct dip_tensor in = fetched(side, a.in);
+        struct dip_tensor table = fetched(side, a.tables);
+        struct dip_tensor out = fetched(side, a.out);
+        for (int64_t r = 0; r < dip_tensor_rows(out); r++)
+            for (int64_t c = 0; c < columns; c++)
+                assert_true(*prop_at(out, r, c) ==
+                            *prop_at(in, r % batch, c) + *prop_at(table, r / (copies * batch), c));
+        side_reset(side);
+    }
+}
+
+/* ---- contexts of several items ---- */
+
+enum { ITEMS_MAX = 4 };
+
+static void check_contexts(struct side *side, int64_t items, int64_t rows, int heads, int head_dim)
+{
+    struct dip_cross_context contexts[ITEMS_MAX];
+    int64_t columns = (int64_t)heads * head_dim;
+    enum dip_dtype act = activation(side);
+    int64_t block = prop_int(0, 2);
+    struct dip_attend_contexts_args a = {.out = empty(side, act, items * rows, columns),
+                                         .q = drawn(side, act, items * rows, columns),
+                                         .contexts = contexts,
+                                         .rows_per_item = rows,
+                                         .block = block,
+                                         .heads = heads,
+                                         .head_dim = head_dim};
+    for (int64_t i = 0; i < items; i++) {
+        int64_t keys = PROP_PICK(1, 17, 64, 65, 130);
+        contexts[i] = (struct dip_cross_context){drawn(side, act, 3 * keys, columns).data,
+                                                 drawn(side, act, 3 * keys, columns).data, keys};
+    }
+    prop_ok(dip_attend_contexts(side->s, &a));
+    for (int64_t i = 0; i < items; i++) {
+        const struct dip_cross_context *c = &contexts[i];
+        struct dip_tensor k = dip_rows(c->k, act, 3 * c->row_count, columns);
+        struct dip_tensor v = dip_rows(c->v, act, 3 * c->row_count, columns);
+        struct dip_attend_cross_args one = {
+            .out = empty(side, act, rows, columns),
+            .q = dip_rows_slice(a.q, i * rows, rows),
+            .k = dip_rows_slice(k, block * c->row_count, c->row_count),
+            .v = dip_rows_slice(v, block * c->row_count, c->row_count),
+            .heads = heads,
+            .head_dim = head_dim};
+        prop_ok(dip_attend_cross(side->s, &one));
+        prop_same_bits(fetched(side, dip_rows_slice(a.out, i * rows, rows)),
+                       fetched(side, one.out));
+    }
+}
+
+static void test_attend_contexts(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 18; i++) {
+        struct side *side = &sides[i % SIDES];
+        check_contexts(side, prop_int(1, ITEMS_MAX), PROP_PICK(1, 16, 30, 70), (int)prop_int(1, 2),
+                       (int)PROP_PICK(7, 16, 32, 112));
+        side_reset(side);
+    }
+}
+
+/* ---- a sampler's step ---- */
+
+struct pictures {
+    struct dip_sampler_item items[ITEMS_MAX];
+    struct dip_tensor latent[ITEMS_MAX], clean[ITEMS_MAX], previous[ITEMS_MAX]; /* [1, count] */
+};
+
+static struct pictures random_pictures(struct side *side, int64_t items, int64_t count)
+{
+    struct pictures p;
+    for (int64_t i = 0; i < items; i++) {
+        p.latent[i] = drawn(side, DIP_F32, 1, count);
+        p.clean[i] = empty(side, DIP_F32, 1, count);
+        p.previous[i] = drawn(side, DIP_F32, 1, count);
+        p.items[i] = (struct dip_sampler_item){
+            .latent = p.latent[i].data,
+            .clean = p.clean[i].data,
+            .clean_previous = p.previous[i].data,
+            .timestep = prop_float(),
+            .guidance = prop_int(0, 2) ? 2.0f + prop_float() : 1.0f,
+            .to_clean = prop_float(),
+            .c = {prop_float(), prop_float(), prop_float()},
+            .rule = (int32_t)prop_int(DIP_SAMPLER_STRAIGHT, DIP_SAMPLER_SECOND)};
+    }
+    return p;
+}
+
+/* Of one picture, by plain operations. */
+static void step_apart(struct side *side, const struct dip_sampler_item *item,
+                       struct dip_tensor latent, struct dip_tensor clean,
+                       struct dip_tensor previous, struct dip_tensor velocity)
+{
+    float to_clean[2] = {1.0f, item->to_clean};
+    struct dip_blend_args first = {
+        .out = clean, .in = {latent, velocity}, .coefficients = to_clean, .count = 2};
+    struct dip_blend_args then = {.out = latent,
+                                  .in = {latent, clean, previous},
+                                  .coefficients = item->c,
+                                  .count = item->rule == DIP_SAMPLER_SECOND ? 3 : 2};
+    if (item->rule == DIP_SAMPLER_STRAIGHT)
+        then.in[1] = velocity;
+    prop_ok(dip_blend(side->s, &first));
+    prop_ok(dip_blend(side->s, &then));
+}
+
+static void check_sampler(struct side *side, int64_t items, int64_t count)
+{
+    struct pictures p = random_pictures(side, items, count);
+    struct dip_tensor words = empty(side, DIP_I32, 2, ITEMS_MAX);
+    struct dip_tensor batch = empty(side, DIP_F32, items, count);
+    struct dip_tensor uncond = drawn(side, DIP_F32, items, count);
+    struct dip_tensor cond = drawn(side, DIP_F32, items, count);
+    struct dip_tensor velocity = empty(side, DIP_F32, items, count);
+    float *t = words.data;
+    uint32_t *is_bad = (uint32_t *)words.data + ITEMS_MAX;
+    struct dip_sampler_begin_args begin = {
+        .latent = batch, .items = p.items, .t = t, .is_bad = is_bad};
+    struct dip_sampler_end_args end = {
+        .velocity = velocity, .uncond = uncond, .cond = cond, .items = p.items, .is_bad = is_bad};
+    struct dip_tensor before[ITEMS_MAX];
+    for (int64_t i = 0; i < items; i++)
+        before[i] = given(side, fetched(side, p.latent[i]));
+    prop_ok(dip_sampler_begin(side->s, &begin));
+    prop_ok(dip_sampler_end(side->s, &end));
+    struct dip_tensor said = fetched(side, words);
+    for (int64_t i = 0; i < items; i++) {
+        struct dip_tensor row = dip_rows_slice(cond, i, 1);
+        struct dip_tensor clean = empty(side, DIP_F32, 1, count);
+        prop_same_bits(fetched(side, dip_rows_slice(batch, i, 1)), fetched(side, before[i]));
+        assert_memory_equal((float *)said.data + i, &p.items[i].timestep, sizeof(float));
+        assert_int_equal(((int32_t *)said.data)[ITEMS_MAX + i], 0);
+        struct dip_guide_args guide = {.out = row,
+                                       .uncond = dip_rows_slice(uncond, i, 1),
+                                       .cond = row,
+                                       .scale = p.items[i].guidance};
+        if (p.items[i].guidance != 1.0f)
+            prop_ok(dip_guide(side->s, &guide));
+        prop_same_bits(fetched(side, dip_rows_slice(velocity, i, 1)), fetched(side, row));
+        step_apart(side, &p.items[i], before[i], clean, p.previous[i], row);
+        prop_same_bits(fetched(side, p.latent[i]), fetched(side, before[i]));
+        prop_same_bits(fetched(side, p.clean[i]), fetched(side, clean));
+    }
+}
+
+static void test_sampler(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 24; i++) {
+        struct side *side = &sides[i % SIDES];
+        check_sampler(side, prop_int(1, ITEMS_MAX), PROP_PICK(1, 7, 8, 36, 256, 1001));
+        side_reset(side);
+    }
+}
+
+/* The one whose numbers run away is named, and no other. */
+static void test_sampler_names_the_bad(void **state)
+{
+    (void)state;
+    for (int i = 0; i < SIDES; i++) {
+        struct side *side = &sides[i];
+        struct pictures p = random_pictures(side, 3, 20);
+        struct dip_tensor velocity = drawn(side, DIP_F32, 3, 20);
+        struct dip_tensor words = empty(side, DIP_I32, 1, 3);
+        p.items[1].c[0] = INFINITY;
+        p.items[1].guidance = p.items[0].guidance = p.items[2].guidance = 1.0f;
+        struct dip_tensor none = prop_view(DIP_I32, 1, 3, 0);
+        memset(none.data, 0, 3 * sizeof(int32_t));
+        prop_ok(dip_copy(side->s, words, none));
+        struct dip_sampler_end_args end = {
+            .velocity = velocity, .cond = velocity, .items = p.items, .is_bad = words.data};
+        prop_ok(dip_sampler_end(side->s, &end));
+        const int32_t *said = fetched(side, words).data;
+        assert_int_equal(said[0], 0);
+        assert_int_equal(said[1], 1);
+        assert_int_equal(said[2], 0);
+        side_reset(side);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear_normed),
-        cmocka_unit_test(test_qkv_rope),
+        cmocka_unit_test(test_linear_normed), cmocka_unit_test(test_qkv_rope),
+        cmocka_unit_test(test_outer_sum),     cmocka_unit_test(test_attend_contexts),
+        cmocka_unit_test(test_sampler),       cmocka_unit_test(test_sampler_names_the_bad),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

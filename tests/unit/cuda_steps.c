@@ -91,10 +91,76 @@ static void a_decode_step_is_one_graph(void **state)
     check_ar(8, 9); /* both norms apart */
 }
 
+/* ---- sampling ---- */
+
+static struct dip_emulator_counts diffusion_step(struct dip_diffusion_engine *engine)
+{
+    struct dip_emulator_counts before;
+    struct dip_diffusion_event events[EVENTS_MAX];
+    int count = 0;
+    counts_take(&before);
+    assert_int_equal(dip_diffusion_engine_step(engine, events, EVENTS_MAX, &count), DIP_OK);
+    return counts_since(&before);
+}
+
+static void diffusion_admit(const struct fixture *f, struct dip_diffusion_engine *engine, int jobs)
+{
+    float *hidden = fixture_hidden(f, 1, f->tokens + 1);
+    for (int i = 0; i < jobs; i++) {
+        struct dip_diffusion_job job = {.id = (uint64_t)i + 1,
+                                        .params = fixture_params(f, (uint64_t)i),
+                                        .hidden = hidden,
+                                        .hidden_rows = f->tokens + 1};
+        job.params.steps = 6 + i;
+        assert_int_equal(dip_diffusion_engine_admit(engine, &job), DIP_OK);
+    }
+    free(hidden);
+}
+
+/* A step from the host, then a recorded one: the same kernels, whatever the number of pictures. */
+static void check_diffusion(const char *model, int jobs)
+{
+    struct fixture f;
+    struct dip_diffusion_engine *engine = NULL;
+    open_on_emulator(&f, model);
+    struct dip_diffusion_engine_options options = {
+        .slot_count = jobs,
+        .batch_max = jobs,
+        .context_rows_max = f.tokens + 1,
+        .latent_height_max = f.config->generation.latent_height,
+        .latent_width_max = f.config->generation.latent_width};
+    assert_int_equal(dip_diffusion_engine_new(f.model, f.device, &options, NULL, &engine), DIP_OK);
+    diffusion_admit(&f, engine, jobs);
+    for (int i = 0; i < jobs; i++)
+        diffusion_step(engine); /* conditions */
+    struct dip_emulator_counts first = diffusion_step(engine);
+    struct dip_emulator_counts second = diffusion_step(engine);
+    print_message("%s, %d pictures: %llu kernels and %llu moves a step of %d layers, %llu calls\n",
+                  model, jobs, second.kernels, second.moves, f.config->dit.layers, second.calls);
+    assert_int_equal(second.kernels, first.kernels);
+    assert_int_equal(second.moves, first.moves);
+    unsigned long long layers = (unsigned long long)f.config->dit.layers;
+    unsigned long long patches = f.config->dit.patch > 1 ? 3 : 0; /* in, and out of both branches */
+    assert_int_equal(second.kernels, 13 + patches + 19 * layers);
+    assert_int_equal(second.moves, 3); /* one of them where the branches part */
+    assert_int_equal(second.calls, 3); /* the plan there, a graph, the flags back */
+    dip_diffusion_engine_free(engine);
+    fixture_close(&f);
+}
+
+static void a_sampler_step_is_one_graph(void **state)
+{
+    (void)state;
+    check_diffusion("tiny-a", 1);
+    check_diffusion("tiny-a", 3);
+    check_diffusion("tiny-b", 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_decode_step_is_one_graph),
+        cmocka_unit_test(a_sampler_step_is_one_graph),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "tests/engine_fixture.h"
+#include "tests/sampler.h"
 
 enum { EVENTS_MAX = 16, NAMES_MAX = 64, VALUES_MAX = 4096, RGB_MAX = 256 * 256 * 3 };
 
@@ -96,7 +97,7 @@ struct by_hand {
     struct dip_mem mem;
     struct dip_arena arena;
     struct dip_tensor latent, uncond, cond, velocity, clean[2];
-    struct dip_dit_context context;
+    struct dip_cross_context context;
     struct dip_arena scratch;
 };
 
@@ -146,21 +147,22 @@ static struct dip_tensor as_image(struct dip_tensor t, int64_t height, int64_t w
 static void by_hand_step(struct by_hand *h, const struct dip_schedule *schedule, int k,
                          const struct dip_image_params *p)
 {
-    const struct dip_dit_context *contexts[] = {&h->context};
     struct dip_dit_args args = {
         .velocity_uncond = as_image(h->uncond, p->latent_height, p->latent_width),
         .velocity_cond = as_image(h->cond, p->latent_height, p->latent_width),
         .latent = as_image(h->latent, p->latent_height, p->latent_width),
         .t = &schedule->timesteps[k],
-        .contexts = contexts,
+        .contexts = &h->context,
     };
     assert_int_equal(dip_dit_forward(f.model->dit, f.stream, &args, &h->scratch), DIP_OK);
     struct dip_guide_args guide = {
         .out = h->velocity, .uncond = h->uncond, .cond = h->cond, .scale = p->guidance};
     assert_int_equal(dip_guide(f.stream, &guide), DIP_OK);
-    assert_int_equal(dip_schedule_step(schedule, k, f.stream, h->latent, h->velocity,
-                                       h->clean[k % 2], h->clean[(k + 1) % 2]),
+    uint32_t is_bad = 0;
+    assert_int_equal(sampler_step(schedule, k, f.stream, h->latent, h->velocity, h->clean[k % 2],
+                                  h->clean[(k + 1) % 2], &is_bad),
                      DIP_OK);
+    assert_false(is_bad);
     assert_int_equal(dip_wait(f.stream), DIP_OK);
 }
 
@@ -453,8 +455,9 @@ static void bad_options_are_refused(void **state)
 {
     (void)state;
     const struct dip_diffusion_engine_options bad[] = {
-        {0, 1, 5, 4, 4}, {257, 1, 5, 4, 4}, {2, 3, 5, 4, 4},   {2, 0, 5, 4, 4},
-        {1, 1, 0, 4, 4}, {1, 1, 5, 0, 4},   {1, 1, 5, 4, 513},
+        {0, 1, 5, 4, 4, false},   {257, 1, 5, 4, 4, false}, {2, 3, 5, 4, 4, false},
+        {2, 0, 5, 4, 4, false},   {1, 1, 0, 4, 4, false},   {1, 1, 5, 0, 4, false},
+        {1, 1, 5, 4, 513, false},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct dip_why why = {0};

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "model/schedule.h"
+#include "tests/sampler.h"
 
 enum { COUNT = 5 };
 static const struct dip_scheduler_config published = {
@@ -118,8 +118,9 @@ static void a_straight_path_leads_to_the_data(void **state)
         assert_int_equal(dip_copy(f.s, f.velocity, dip_rows(row[1], DIP_F32, 1, COUNT)), DIP_OK);
         for (int k = 0; k < 16; k++) {
             float clean[COUNT];
-            assert_int_equal(dip_schedule_step(&schedule, k, f.s, f.latent, f.velocity,
-                                               f.clean[k % 2], f.clean[(k + 1) % 2]),
+            uint32_t is_bad = 0;
+            assert_int_equal(sampler_step(&schedule, k, f.s, f.latent, f.velocity, f.clean[k % 2],
+                                          f.clean[(k + 1) % 2], &is_bad),
                              DIP_OK);
             assert_int_equal(dip_copy(f.s, dip_rows(clean, DIP_F32, 1, COUNT), f.clean[k % 2]),
                              DIP_OK);
