@@ -9,7 +9,8 @@ struct dip_device_options dip__device_options(const struct options *options)
                                        .threads = (int)options->threads,
                                        .index = (int)options->device,
                                        .precision = options->precision,
-                                       .plugin = options->cuda_plugin};
+                                       .plugin = options->cuda_plugin,
+                                       .cudnn = options->cudnn};
 }
 
 int dip__gpu_count(const struct options *options)

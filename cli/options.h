@@ -58,7 +58,7 @@ enum { OPTION_COUNT_MAX = 112, OPERANDS_MAX = 1 };
 struct options {
     const char *model, *output, *expect, *previews, *trace, *inject, *backend, *shape, *server,
         *etcd;
-    const char *precision, *cuda_plugin;
+    const char *precision, *cuda_plugin, *cudnn;
     const char *tls_ca, *tls_cert, *tls_key, *tls_name, *token, *tokens;
     const char *listen, *advertise, *http, *cluster, *name, *host_id, *group_address, *inventory;
     const char *digest, *manifest;

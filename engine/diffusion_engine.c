@@ -138,6 +138,25 @@ static enum dip_status host_reserve(struct dip_diffusion_engine *engine)
     return DIP_OK;
 }
 
+/* A device that convolves by plans sees the decoder once before the first job, at the size that the
+ * model's pictures have unless a request says otherwise: a plan may take it seconds. */
+static enum dip_status decoder_plan(struct dip_diffusion_engine *engine)
+{
+    const struct dip_generation_config *g = &engine->model->config.generation;
+    const struct dip_diffusion_engine_options *o = &engine->options;
+    struct dip__diffusion_slot *slot = &engine->slots[0];
+    int width = 0;
+    int height = 0;
+    if (g->latent_height > o->latent_height_max || g->latent_width > o->latent_width_max ||
+        !dip_plans_begin(engine->stream))
+        return DIP_OK;
+    slot->params.latent_height = g->latent_height;
+    slot->params.latent_width = g->latent_width;
+    enum dip_status status = dip__diffusion_decode(engine, slot, slot->latent, &width, &height);
+    dip_plans_end(engine->stream);
+    return status;
+}
+
 enum dip_status dip_diffusion_engine_new(const struct dip_model *model, struct dip_device *device,
                                          const struct dip_diffusion_engine_options *options,
                                          struct dip_why *why,
@@ -160,6 +179,8 @@ enum dip_status dip_diffusion_engine_new(const struct dip_model *model, struct d
         status = dip_stream_open(device, &engine->stream);
     if (!status)
         status = device_reserve(engine);
+    if (!status)
+        status = decoder_plan(engine);
     if (status)
         goto out;
     *ret_engine = engine;

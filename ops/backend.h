@@ -39,6 +39,9 @@ struct dip_ops {
     enum dip_status (*copy)(struct dip_stream *s, struct dip_tensor to, struct dip_tensor from);
     enum dip_status (*fill)(struct dip_stream *s, struct dip_tensor to, float value);
     enum dip_status (*check_finite)(struct dip_stream *s, struct dip_tensor t, bool *ret_is_finite);
+    /* NULL where nothing is planned. */
+    bool (*plans_begin)(struct dip_stream *s);
+    void (*plans_end)(struct dip_stream *s);
     /* NULL where steps cannot be captured. */
     enum dip_status (*graph_begin)(struct dip_stream *s);
     enum dip_status (*graph_end)(struct dip_stream *s, struct dip_graph **ret_graph);

@@ -126,6 +126,11 @@ const char *dip_device_note(const struct dip_device *device)
     return device->note.text;
 }
 
+const char *dip_device_remark(const struct dip_device *device)
+{
+    return device->remark.text;
+}
+
 /* ---- memory and streams ---- */
 
 enum dip_status dip_reserve(struct dip_device *device, size_t bytes, struct dip_mem *ret_mem)

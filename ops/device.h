@@ -13,7 +13,8 @@ struct dip_device {
     const char *class_name; /* for the fingerprint */
     int threads;
     enum dip_dtype activation;
-    struct dip_why note; /* one sentence, or "" */
+    struct dip_why note;   /* one sentence, or "" */
+    struct dip_why remark; /* likewise */
     /* CPU backend */
     struct dip_pool *pool;
     const struct dip__cpu_kernels *kernels;

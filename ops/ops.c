@@ -506,6 +506,16 @@ enum dip_status dip_conv(struct dip_stream *s, const struct dip_conv_args *a)
     return DISPATCH(s, conv, a);
 }
 
+bool dip_plans_begin(struct dip_stream *s)
+{
+    return s->device->ops->plans_begin && s->device->ops->plans_begin(s);
+}
+
+void dip_plans_end(struct dip_stream *s)
+{
+    s->device->ops->plans_end(s);
+}
+
 enum dip_status dip_conv_depthwise(struct dip_stream *s, const struct dip_conv_depthwise_args *a)
 {
     const int64_t *in = a->in.dims;

@@ -60,6 +60,8 @@ struct dip_device_options {
     int index;             /* which of the machine's GPUs, 0 = the first */
     const char *precision; /* of activations: "f32", "bf16", or "auto" = NULL = the backend's own */
     const char *plugin;    /* path of libdiptych-cuda.so; NULL = where ops/plugin.c looks */
+    const char *cudnn;     /* path of cuDNN's library, "auto" = NULL = where the loader looks, or
+                              "off": convolutions by our own kernels */
 };
 
 /* Errors: UNSUPPORTED (backend absent on this host, says what is missing), NO_MEMORY. */
@@ -95,6 +97,10 @@ enum dip_dtype dip_device_activation(const struct dip_device *device);
 /* Why `auto` chose the CPU, or what happened to a device that failed; "" when there is nothing to
  * say. */
 const char *dip_device_note(const struct dip_device *device);
+
+/* What is no failure and yet worth a line in the log: that a library is missing which would have
+ * made things faster. "" when there is nothing to say. */
+const char *dip_device_remark(const struct dip_device *device);
 
 /* Device memory, aligned to DIP_ARENA_ALIGN, zeroed. Only at start-up: never inside a step. */
 struct dip_mem {
@@ -564,6 +570,12 @@ struct dip_conv_args {
     int stride;   /* 1 or 2 */
 };
 DIP_MUST_USE enum dip_status dip_conv(struct dip_stream *s, const struct dip_conv_args *a);
+
+/* A device that convolves by plans (cuDNN) makes them between these two, which takes seconds, for
+ * the shapes it is asked for there, and later computes only those by a plan. False: this device
+ * makes none, and nothing needs to be asked for or ended. */
+bool dip_plans_begin(struct dip_stream *s);
+void dip_plans_end(struct dip_stream *s);
 
 /* Depthwise, odd square kernel, zero padding: in[B, H, W, C], weight [C, 1, k, k].
  * is_gated: out[..., C/2] = first half * silu(second half) of the result; else out[..., C]. */

@@ -7,7 +7,7 @@
 
 #include "ops/backend.h"
 
-enum { DIP_PLUGIN_ABI = 1 };
+enum { DIP_PLUGIN_ABI = 2 };
 
 struct dip_plugin {
     uint32_t abi;         /* DIP_PLUGIN_ABI */

@@ -14,5 +14,6 @@ static inline struct dip_device_options test_device_options(int threads)
     return (struct dip_device_options){.backend = backend ? backend : "cpu",
                                        .threads = threads,
                                        .precision = getenv("DIPTYCH_TEST_PRECISION"),
-                                       .plugin = getenv("DIPTYCH_TEST_PLUGIN")};
+                                       .plugin = getenv("DIPTYCH_TEST_PLUGIN"),
+                                       .cudnn = getenv("DIPTYCH_TEST_CUDNN")};
 }

@@ -155,6 +155,9 @@ static enum dip_status engines_open(struct dip_worker *w, struct dip_why *why)
                                                        .latent_width_max = o->latent_width_max};
         DIP_TRY(dip_diffusion_engine_new(o->model, w->device, &options, why, &w->diffusion));
     }
+    const char *remark = dip_device_remark(w->device);
+    if (remark[0])
+        dip_log_say(o->log, DIP_LOG_WARNING, "%s", remark);
     return DIP_OK;
 }
 

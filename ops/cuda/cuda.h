@@ -9,6 +9,7 @@
  *   graph.c    steps that repeat without the host
  *   nccl.c     the link between the GPUs of a group
  *   linear.c   products: our kernels, or cuBLASLt
+ *   cudnn.c    the decoder's convolutions by plans of cuDNN, which cudnn_plan.c makes
  *
  * An error of CUDA is the end of the device: the first one is kept as a sentence, every later call
  * returns DEVICE, and nothing that was computed after it is believed. Thread: the device thread. */
@@ -30,12 +31,13 @@ enum {
 
 struct dip__cuda {
     int index;
-    char class_name[48]; /* "cuda-sm90-bf16": architecture and activations decide the bits */
+    char class_name[64]; /* "cuda-sm90-bf16-cudnn91900": what decides the bits */
     int processor_count;
     bool can_launch_early; /* programmatic dependent launch: 9.0 and up */
     struct dip_mem ranges[DIP__CUDA_RANGES_MAX];
     int range_count;
     struct dip__cuda_library *library; /* cuBLASLt; NULL in a build without */
+    struct dip__cudnn *cudnn;          /* NULL: convolutions are our own kernels */
     struct dip_pool *readers;          /* DIP__CUDA_READERS threads, asleep but for large copies */
     bool is_dead;
 };
@@ -104,6 +106,19 @@ bool dip__cuda_owns(const struct dip_device *device, const void *data);
 struct dip__cuda_library;
 enum dip_status dip__cuda_library_open(struct dip_device *device);
 void dip__cuda_library_close(struct dip_device *device);
+
+/* ---- convolutions (cudnn.c) ---- */
+
+/* OK without cuDNN, too: then the device's remark says why. */
+enum dip_status dip__cuda_cudnn_open(struct dip_device *device,
+                                     const struct dip_device_options *options);
+void dip__cuda_cudnn_close(struct dip_device *device);
+size_t dip__cuda_cudnn_version(const struct dip_device *device); /* 0: our own kernels */
+/* Whether there is a plan for it, which dip__cuda_cudnn_conv then runs. */
+bool dip__cuda_cudnn_takes(struct dip_stream *s, const struct dip_conv_args *a);
+enum dip_status dip__cuda_cudnn_conv(struct dip_stream *s, const struct dip_conv_args *a);
+bool dip__cuda_plans_begin(struct dip_stream *s);
+void dip__cuda_plans_end(struct dip_stream *s);
 
 /* ---- the table ---- */
 

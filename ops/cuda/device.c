@@ -61,6 +61,21 @@ static enum dip_status device_choose(int index, struct cudaDeviceProp *ret_prope
     return DIP_OK;
 }
 
+/* Where equal names mean equal bits: the architecture, the activations, and cuDNN with its version.
+ */
+static void class_fill(struct dip_device *device, const struct cudaDeviceProp *properties)
+{
+    struct dip__cuda *cuda = dip__cuda(device);
+    size_t cudnn = dip__cuda_cudnn_version(device);
+    int bytes =
+        snprintf(cuda->class_name, sizeof cuda->class_name, "cuda-sm%d%d-%s", properties->major,
+                 properties->minor, device->activation == DIP_F32 ? "f32" : "bf16");
+    dip_assert(bytes > 0 && (size_t)bytes < sizeof cuda->class_name);
+    if (cudnn)
+        snprintf(cuda->class_name + bytes, sizeof cuda->class_name - (size_t)bytes, "-cudnn%zu",
+                 cudnn);
+}
+
 enum dip_status dip__cuda_open(struct dip_device *device, const struct dip_device_options *options,
                                struct dip_why *why)
 {
@@ -73,14 +88,15 @@ enum dip_status dip__cuda_open(struct dip_device *device, const struct dip_devic
     cuda->index = options->index;
     cuda->processor_count = properties.multiProcessorCount;
     cuda->can_launch_early = properties.major >= 9;
-    snprintf(cuda->class_name, sizeof cuda->class_name, "cuda-sm%d%d-%s", properties.major,
-             properties.minor, device->activation == DIP_F32 ? "f32" : "bf16");
     device->state = cuda; /* close takes it from here */
     device->class_name = cuda->class_name;
     device->threads = 1;
     enum dip_status status = dip_pool_new(DIP__CUDA_READERS, &cuda->readers);
     if (!status)
         status = dip__cuda_library_open(device);
+    if (!status)
+        status = dip__cuda_cudnn_open(device, options);
+    class_fill(device, &properties);
     if (status) {
         dip__cuda_close(device);
         return dip_fail(why, status, "no memory for the CUDA backend's threads and libraries");
@@ -93,6 +109,7 @@ void dip__cuda_close(struct dip_device *device)
     struct dip__cuda *cuda = dip__cuda(device);
     if (!cuda)
         return;
+    dip__cuda_cudnn_close(device);
     dip_assert(cuda->range_count == 0 || cuda->is_dead); /* everything was released before */
     dip__cuda_library_close(device);
     dip_pool_free(cuda->readers);

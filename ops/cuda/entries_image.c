@@ -46,6 +46,8 @@ enum dip_status dip__cuda_attend_linear(struct dip_stream *s,
 
 enum dip_status dip__cuda_conv(struct dip_stream *s, const struct dip_conv_args *a)
 {
+    if (dip__cuda_cudnn_takes(s, a))
+        return dip__cuda_cudnn_conv(s, a);
     return DIP__CUDA_LAUNCH(s, conv, .out = dip__cuda_view(a->out), .in = dip__cuda_view(a->in),
                             .packed = dip__cuda_param(&a->weight), .bias = dip__cuda_param(a->bias),
                             .batch = a->in.dims[0], .height = a->in.dims[1], .width = a->in.dims[2],

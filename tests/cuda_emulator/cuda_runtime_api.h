@@ -189,6 +189,8 @@ struct dip_emulator_counts {
     unsigned long long kernels, moves, calls;
 };
 void dip_emulator_count(struct dip_emulator_counts *ret_counts);
+/* A kernel made of one call: what a library that is played puts on a stream. */
+void dip_emulator_enqueue(cudaStream_t stream, cudaHostFn_t function, void *data);
 #pragma GCC visibility pop
 
 #ifdef __cplusplus

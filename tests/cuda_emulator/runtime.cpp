@@ -268,6 +268,15 @@ int dip_emulator_launch(dim3 grid, dim3 block, size_t shared_bytes, CUstream_st 
 
 extern "C" {
 
+void dip_emulator_enqueue(cudaStream_t stream, cudaHostFn_t function, void *data)
+{
+    guard g;
+    (void)set(enqueue(stream, [=] {
+        counts.kernels++;
+        function(data);
+    }));
+}
+
 void dip_emulator_count(struct dip_emulator_counts *ret_counts)
 {
     guard g;

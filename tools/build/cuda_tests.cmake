@@ -59,6 +59,23 @@ foreach(precision f32 bf16)
   emulated_test(vae ${precision} "")
 endforeach()
 
+# A cuDNN for the emulated GPU, loaded as the real one is.
+add_library(cudnn-played MODULE tests/cuda_emulator/cudnn/played.cpp)
+set_target_properties(cudnn-played PROPERTIES COMPILE_OPTIONS "${emulated_options}" CXX_STANDARD 17
+                      LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/emulated)
+target_include_directories(cudnn-played SYSTEM PRIVATE ${CMAKE_SOURCE_DIR}/tests/cuda_emulator)
+
+# What the plug-in asks of cuDNN, judged by cuDNN itself: it makes plans for devices that are only described.
+if(has_toolkit AND EXISTS ${toolkit}/lib/libcudnn.so.9)
+  add_executable(test_cuda_cudnn_judged tests/cuda/judged/cudnn.c ops/cuda/cudnn_plan.c)
+  target_include_directories(test_cuda_cudnn_judged SYSTEM PRIVATE ${toolkit}/include)
+  target_compile_definitions(test_cuda_cudnn_judged PRIVATE DIP_CUDA_CUDNN DIP_CUDNN="${toolkit}/lib/libcudnn.so.9")
+  target_link_libraries(test_cuda_cudnn_judged PRIVATE base PkgConfig::CMOCKA)
+  add_test(NAME cuda/cudnn_judged COMMAND test_cuda_cudnn_judged)
+  set_tests_properties(cuda/cudnn_judged PROPERTIES LABELS unit TIMEOUT 300
+                       ENVIRONMENT "LD_LIBRARY_PATH=${toolkit}/lib")
+endif()
+
 # Of the emulator itself, in its own language.
 add_executable(test_cuda_emulator tests/cuda/emulator.cpp)
 set_target_properties(test_cuda_emulator PROPERTIES COMPILE_OPTIONS "${emulated_options}" CXX_STANDARD 17)

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # tools/setup/cuda.sh - a CUDA 13 toolkit without a driver: an installed one, or the published wheels, linked at build/cuda.
 #
-# Only what compiles and links the plug-in: nvcc and its parts, cudart, cuBLASLt, NCCL. About 700 MB to fetch, once a
-# machine, kept in the cache folder and shared by all checkouts. Exit 0 with one line of text either way: a build
+# Only what compiles and links the plug-in and what it loads: nvcc and its parts, cudart, cuBLASLt, NCCL, cuDNN. About 1.1 GB to
+# fetch, once a machine, kept in the cache folder and shared by all checkouts. Exit 0 with one line of text either way: a build
 # without it is complete, it merely has no plug-in.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 wheels="nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-cccl==13.0.85
-  nvidia-cuda-runtime==13.0.96 nvidia-cublas==13.0.2.14 nvidia-nccl-cu13==2.28.9"
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/diptych/cuda-13.0.88-1
+  nvidia-cuda-runtime==13.0.96 nvidia-cublas==13.0.2.14 nvidia-nccl-cu13==2.28.9 nvidia-cudnn-cu13==9.19.0.56"
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/diptych/cuda-13.0.88-2
 
 nvcc_is_13() { "$1" --version 2>/dev/null | grep -q 'release 13\.'; }
 
@@ -37,7 +37,10 @@ fetch() {
     python3 -m zipfile -e "$wheel" "$folder/parts"
   done
   mv "$folder/parts/nvidia/cu13" "$folder/toolkit"
-  cp -r "$folder/parts/nvidia/nccl/include" "$folder/parts/nvidia/nccl/lib" "$folder/toolkit/"
+  local part
+  for part in nccl cudnn; do
+    cp -r "$folder/parts/nvidia/$part/include" "$folder/parts/nvidia/$part/lib" "$folder/toolkit/"
+  done
   mkdir "$folder/toolkit/licences" # for who passes the libraries on: tools/image
   local terms name
   for terms in "$folder"/parts/*.dist-info/licenses/License.txt; do

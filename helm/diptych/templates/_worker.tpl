@@ -30,6 +30,7 @@
 {{- with $root.Values.gpu.plugin }}
 - --cuda-plugin={{ . }}
 {{- end }}
+- --cudnn={{ $root.Values.gpu.cudnn }}
 {{- end }}
 {{- with int64 $values.threads }}
 - --threads={{ . }}
