@@ -4,35 +4,7 @@
 cd "$work" || exit 1
 command -v etcd >/dev/null && command -v etcdctl >/dev/null || { echo "etcd and etcdctl are missing"; exit 1; }
 export ETCDCTL_API=3
-pids=()
-trap 'for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done; rm -rf "$work"' EXIT
 patience=90
-
-# wait_for COMMAND...: until it succeeds
-wait_for() {
-  local until=$((SECONDS + patience))
-  until "$@"; do
-    [ $SECONDS -lt $until ] || return 1
-    sleep 0.05
-  done
-}
-
-# expect NAME COMMAND...: soon enough
-expect() {
-  local name=$1
-  shift
-  checks=$((checks + 1))
-  wait_for "$@" || { complain "$name"; tail -n 5 ./*.log; }
-}
-
-free_port() {
-  local port
-  while :; do
-    port=$((20000 + RANDOM % 20000))
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
-  done
-  echo "$port"
-}
 
 port=$(free_port)
 peer=$(free_port)

@@ -2,34 +2,12 @@
 # tests/e2e/scaler.sh - a cluster from zero workers and back: requests are held, KEDA's questions (asked by grpcio from the public .proto) say what is wanted, also at a coordinator that does not lead; what is held too long ends as NO_WORKERS.
 . "$(dirname "$0")/common.bash"
 cd "$work" || exit 1
-pids=()
-trap 'for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done; rm -rf "$work"' EXIT
 command -v etcd >/dev/null || { echo "etcd is missing"; exit 1; }
 command -v grpc_python_plugin >/dev/null && /usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null ||
   { echo "python3-grpcio, python3-protobuf or protobuf-compiler-grpc is missing"; exit 1; }
 
-# expect NAME COMMAND...: soon enough
-expect() {
-  local name=$1 until=$((SECONDS + 60))
-  shift
-  checks=$((checks + 1))
-  until "$@"; do
-    [ $SECONDS -lt $until ] || { complain "$name: $(tail -n 3 ./*.err)"; return 1; }
-    sleep 0.1
-  done
-}
-said() { grep -qs -- "$2" "$1"; }
-free_port() {
-  local port
-  while :; do
-    port=$((20000 + RANDOM % 20000))
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
-  done
-  echo "$port"
-}
 mkdir stubs
-(cd "$root/proto" && protoc -I . --python_out="$work/stubs" --grpc_out="$work/stubs" \
-  --plugin=protoc-gen-grpc="$(command -v grpc_python_plugin)" keda/externalscaler.proto diptych/v1/*.proto google/rpc/*.proto) || complain "no stubs"
+python_stubs "$work/stubs" keda/externalscaler.proto diptych/v1/{cluster,image,model}.proto google/rpc/{code,error_details,status}.proto || complain "no stubs"
 keda() { PYTHONPATH=stubs timeout 130 /usr/bin/python3 "$root/tests/e2e/clients/python/scaler.py" "$@"; }
 
 urls=http://127.0.0.1:$(free_port)
@@ -48,7 +26,7 @@ coordinator() { # NAME OPTIONS...
   address_of[$name]=$(sed -n 's/^coordinator: listening on //p' "$name.out")
   http_of[$name]=$(sed -n 's/^coordinator: metrics on port //p' "$name.out")
 }
-get() { { exec 3<>"/dev/tcp/127.0.0.1/${http_of[$1]}" && printf 'GET %s HTTP/1.0\r\n\r\n' "$2" >&3 && cat <&3; } 2>/dev/null; }
+get() { page "${http_of[$1]}" "$2"; }
 answers() { get "$1" "$2" | head -n 1 | grep -q " $3"; }
 leads() { "$diptych" status --server "${address_of[$1]}" --json 2>/dev/null | grep -q "\"leader\": \"${address_of[$1]}\""; }
 coordinator one --etcd "$urls" --hold 60

@@ -3,26 +3,6 @@
 . "$(dirname "$0")/common.bash"
 cd "$work" || exit 1
 command -v openssl >/dev/null || { echo "openssl is missing"; exit 1; }
-pids=()
-trap 'for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done; rm -rf "$work"' EXIT
-patience=60
-
-# wait_for COMMAND...: until it succeeds
-wait_for() {
-  local until=$((SECONDS + patience))
-  until "$@"; do
-    [ $SECONDS -lt $until ] || return 1
-    sleep 0.05
-  done
-}
-
-# expect NAME COMMAND...: soon enough
-expect() {
-  local name=$1
-  shift
-  checks=$((checks + 1))
-  wait_for "$@" || { complain "$name"; tail -n 5 ./*.log; }
-}
 
 # authority NAME: leaves NAME.pem and NAME.key, who signs
 authority() {
