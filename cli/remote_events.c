@@ -124,18 +124,25 @@ static int64_t duration_of(const Google__Protobuf__Duration *duration)
     return dip_duration_decode(duration, &ns) ? ns : 0;
 }
 
+static void take_stage(struct dip_timings *timings, enum dip_stage stage,
+                       const Google__Protobuf__Duration *duration)
+{
+    timings->stage_ns[stage] = duration_of(duration);
+    timings->unknown |= duration ? 0 : 1U << stage;
+}
+
 static struct dip_timings timings_of(const Diptych__V1__Timing *timing)
 {
     struct dip_timings timings = {0};
     if (!timing)
         return timings;
-    timings.stage_ns[DIP_STAGE_QUEUE] = duration_of(timing->queue);
-    timings.stage_ns[DIP_STAGE_PREFILL] = duration_of(timing->prefill);
-    timings.stage_ns[DIP_STAGE_DECODE] = duration_of(timing->decode);
-    timings.stage_ns[DIP_STAGE_HINGE] = duration_of(timing->hinge);
-    timings.stage_ns[DIP_STAGE_DIFFUSION] = duration_of(timing->diffusion);
-    timings.stage_ns[DIP_STAGE_VAE] = duration_of(timing->vae);
-    timings.stage_ns[DIP_STAGE_ENCODE] = duration_of(timing->encode);
+    take_stage(&timings, DIP_STAGE_QUEUE, timing->queue);
+    take_stage(&timings, DIP_STAGE_PREFILL, timing->prefill);
+    take_stage(&timings, DIP_STAGE_DECODE, timing->decode);
+    take_stage(&timings, DIP_STAGE_HINGE, timing->hinge);
+    take_stage(&timings, DIP_STAGE_DIFFUSION, timing->diffusion);
+    take_stage(&timings, DIP_STAGE_VAE, timing->vae);
+    take_stage(&timings, DIP_STAGE_ENCODE, timing->encode);
     timings.total_ns = duration_of(timing->total);
     return timings;
 }

@@ -1,4 +1,6 @@
 /* cli/report.c - what `generate` made: one JSON object, or a line per image for people. */
+#include <math.h>
+
 #include "cli/generate.h"
 #include "cli/json.h"
 
@@ -15,8 +17,13 @@ static struct dip_timings request_timings(const struct generation *g)
 static void json_timings(struct json_writer *w, const struct dip_timings *timings)
 {
     dip__json_open(w, "timings_ms", '{');
-    for (int i = 0; i < DIP_STAGE_COUNT; i++)
-        dip__json_ms(w, dip_stage_name((enum dip_stage)i), timings->stage_ns[i]);
+    for (int i = 0; i < DIP_STAGE_COUNT; i++) {
+        const char *name = dip_stage_name((enum dip_stage)i);
+        if (timings->unknown >> i & 1)
+            dip__json_real(w, name, (double)NAN, 1); /* null */
+        else
+            dip__json_ms(w, name, timings->stage_ns[i]);
+    }
     dip__json_ms(w, "total", timings->total_ns);
     dip__json_close(w, '}');
 }
@@ -84,8 +91,9 @@ static void report_text(const struct generation *g)
            (unsigned long long)g->params.seed, (double)timings.total_ns / 1e9,
            (double)(g->ready_ns - g->begin_ns) / 1e9);
     for (int i = 0; i < DIP_STAGE_COUNT; i++)
-        printf(", %s %.1f ms", dip_stage_name((enum dip_stage)i),
-               (double)timings.stage_ns[i] / 1e6);
+        if (!(timings.unknown >> i & 1))
+            printf(", %s %.1f ms", dip_stage_name((enum dip_stage)i),
+                   (double)timings.stage_ns[i] / 1e6);
     printf(")\n");
 }
 

@@ -84,6 +84,16 @@ static void image_leave(struct dip_scheduler *s, struct image *image, enum dip_h
         dip__image_drop_ar(s, image);
 }
 
+/* Whoever has all tokens says again how long they took; of what was done elsewhere before that
+ * nobody will say anything. */
+static void timings_forget(struct image *image, enum dip_held_stage stage)
+{
+    if (stage >= DIP_HELD_HINGE)
+        image->timings.unknown |= 1U << DIP_STAGE_PREFILL | 1U << DIP_STAGE_DECODE;
+    if (stage >= DIP_HELD_STEPS)
+        image->timings.unknown |= 1U << DIP_STAGE_HINGE;
+}
+
 static void image_go_on(struct dip_scheduler *s, struct image *image, const struct dip_offer *offer)
 {
     const struct request *request = image->request;
@@ -132,6 +142,7 @@ static void image_offer(struct dip_scheduler *s, struct image *image, const stru
     dip__image_start(s, image);
     image_leave(s, image, offer->stage);
     image_go_on(s, image, offer);
+    timings_forget(image, offer->stage);
     command(s, image, offer);
 }
 

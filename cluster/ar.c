@@ -62,10 +62,23 @@ void dip__on_tokens(struct dip_scheduler *s, const struct dip_message *m)
                   image->request->token_count);
 }
 
+/* An adopted hinge: what it took was before this coordinator's time. */
+static void hear_again(struct image *image, const struct dip_message_hinge_ready *ready)
+{
+    const uint32_t drawing = 1U << DIP_STAGE_PREFILL | 1U << DIP_STAGE_DECODE;
+    if ((image->timings.unknown & drawing) != drawing)
+        return; /* known already */
+    image->timings.stage_ns[DIP_STAGE_PREFILL] += ready->prefill_ns;
+    image->timings.stage_ns[DIP_STAGE_DECODE] += ready->decode_ns;
+    image->timings.unknown &= ~drawing;
+}
+
 void dip__on_hinge_ready(struct dip_scheduler *s, const struct dip_message *m)
 {
     const struct dip_message_hinge_ready *ready = &m->as.hinge_ready;
     struct image *image = dip__image_of_ar(s, m);
+    if (image && image->state != IMAGE_AR_RUNNING)
+        hear_again(image, ready);
     if (!image || image->state != IMAGE_AR_RUNNING)
         return;
     struct member *member = &s->members[image->ar_member];

@@ -98,6 +98,7 @@ const char *dip_stage_name(enum dip_stage stage);
 struct dip_timings {
     int64_t stage_ns[DIP_STAGE_COUNT];
     int64_t total_ns; /* admission to the picture's arrival */
+    uint32_t unknown; /* stages, a bit each, of which a part was before this coordinator's time */
 };
 
 enum dip_role { DIP_ROLE_AR = 1, DIP_ROLE_DIFFUSION = 2 }; /* bits */

@@ -277,19 +277,26 @@ struct timing {
     Google__Protobuf__Duration stages[DIP_STAGE_COUNT], total;
 };
 
+/* Nothing is said of a stage that is not known. */
+static Google__Protobuf__Duration *stage_of(const struct dip_timings *timings, struct timing *t,
+                                            enum dip_stage stage)
+{
+    return timings->unknown >> stage & 1 ? NULL : &t->stages[stage];
+}
+
 static void timing_encode(const struct dip_timings *timings, struct timing *t)
 {
     diptych__v1__timing__init(&t->timing);
     for (int i = 0; i < DIP_STAGE_COUNT; i++)
         dip_duration_encode(timings->stage_ns[i], &t->stages[i]);
     dip_duration_encode(timings->total_ns, &t->total);
-    t->timing.queue = &t->stages[DIP_STAGE_QUEUE];
-    t->timing.prefill = &t->stages[DIP_STAGE_PREFILL];
-    t->timing.decode = &t->stages[DIP_STAGE_DECODE];
-    t->timing.hinge = &t->stages[DIP_STAGE_HINGE];
-    t->timing.diffusion = &t->stages[DIP_STAGE_DIFFUSION];
-    t->timing.vae = &t->stages[DIP_STAGE_VAE];
-    t->timing.encode = &t->stages[DIP_STAGE_ENCODE];
+    t->timing.queue = stage_of(timings, t, DIP_STAGE_QUEUE);
+    t->timing.prefill = stage_of(timings, t, DIP_STAGE_PREFILL);
+    t->timing.decode = stage_of(timings, t, DIP_STAGE_DECODE);
+    t->timing.hinge = stage_of(timings, t, DIP_STAGE_HINGE);
+    t->timing.diffusion = stage_of(timings, t, DIP_STAGE_DIFFUSION);
+    t->timing.vae = stage_of(timings, t, DIP_STAGE_VAE);
+    t->timing.encode = stage_of(timings, t, DIP_STAGE_ENCODE);
     t->timing.total = &t->total;
 }
 
@@ -302,9 +309,11 @@ static void count_image(struct record *record, const struct dip_update *update)
     stats->diffusion_steps += (uint64_t)record->step_count;
     record->images_done++;
     record->image_tokens += (uint64_t)update->done;
+    record->timings.unknown |= update->timings->unknown;
     for (int i = 0; i < DIP_STAGE_COUNT; i++) {
         record->timings.stage_ns[i] += update->timings->stage_ns[i];
-        dip_histogram_add(&stats->stages[i], update->timings->stage_ns[i]);
+        if (!(update->timings->unknown >> i & 1))
+            dip_histogram_add(&stats->stages[i], update->timings->stage_ns[i]);
     }
 }
 
@@ -496,7 +505,8 @@ static void log_end(const struct record *record, const struct dip_error *error)
     dip_log_text(&line, "tenant", record->tenant);
     dip_log_int(&line, "images", record->images_done);
     for (int i = 0; i < DIP_STAGE_COUNT; i++)
-        dip_log_ms(&line, keys[i], record->timings.stage_ns[i]);
+        if (!(record->timings.unknown >> i & 1)) /* else "adopted_..." tells why it is not there */
+            dip_log_ms(&line, keys[i], record->timings.stage_ns[i]);
     dip_log_ms(&line, "total_ms", dip_clock_now_ns() - record->admitted_ns);
     if (record->attempts > 1)
         dip_log_int(&line, "attempts", record->attempts);

@@ -41,6 +41,7 @@ struct answer {
         uint64_t seed;
     } files[FILES_MAX];
     uint32_t images, text_tokens, image_tokens, steps; /* usage */
+    int unknown_stages;                                /* of Completed's timing */
     struct dip_error error;
     bool has_error, has_pushback;
     int64_t pushback_ns;
@@ -94,6 +95,11 @@ static inline void answer_chunk(struct answer *answer, const Diptych__V1__ImageC
     answer->files[i].bytes += chunk->data.len;
 }
 
+static inline int count_absent(const Diptych__V1__Timing *t)
+{
+    return !t->queue + !t->prefill + !t->decode + !t->hinge + !t->diffusion + !t->vae + !t->encode;
+}
+
 static inline void answer_event(struct answer *answer, const Diptych__V1__Event *e)
 {
     struct event event = {
@@ -137,6 +143,7 @@ static inline void answer_event(struct answer *answer, const Diptych__V1__Event 
         answer->text_tokens = e->completed->usage->input_text_tokens;
         answer->image_tokens = e->completed->usage->output_image_tokens;
         answer->steps = (uint32_t)e->completed->usage->diffusion_steps;
+        answer->unknown_stages = count_absent(e->completed->timing);
         break;
     default:
         fail_msg("an event without a kind");

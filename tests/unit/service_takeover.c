@@ -63,7 +63,12 @@ static void a_request_that_comes_again_is_not_made_again(void **state)
     check_sequence(&a);
     struct dip_stub_stats stats = dip_stub_stats(f.stub);
     assert_true(stats.adopted == 1 && stats.ar == 0 && stats.diffusion == 0);
-    assert_int_equal(dip_coordinator_daemon_stats(f.daemon)->adopted[DIP_HELD_PICTURE], 1);
+    const struct dip_front_stats *front = dip_coordinator_daemon_stats(f.daemon);
+    assert_int_equal(front->adopted[DIP_HELD_PICTURE], 1);
+    /* Nobody was there to tell how long it was drawn: that is not 0 ms. */
+    assert_true(front->stages[DIP_STAGE_DECODE].count == 0);
+    assert_true(front->stages[DIP_STAGE_ENCODE].count == 1);
+    assert_int_equal(a.unknown_stages, 3); /* prefill, decode, hinge */
     assert_int_equal(dip_coordinator_daemon_queue(f.daemon).images, 0);
 }
 
