@@ -10,10 +10,12 @@
 #include "cli/signals.h"
 #include "cli/status_page.h"
 #include "coordinator/daemon.h"
+#include "net/sockets.h"
 #include "net/tokens.h"
 
 #define TURN_NS  (INT64_C(50) * DIP_MS_NS)
 #define PAGE_NS  (INT64_C(500) * DIP_MS_NS)
+#define COUNT_NS (5 * DIP_SECOND_NS) /* the kernel walks its whole table of connections */
 #define LEAVE_NS (2 * DIP_SECOND_NS) /* for the registry to take its keys back */
 
 struct coordinator {
@@ -30,6 +32,7 @@ struct coordinator {
     bool was_ready, was_leading, is_draining, is_stopped;
     uint64_t degrees; /* that the model can be cut into, a bit each */
     int64_t page_ns;  /* of the last one */
+    int64_t count_ns; /* of connections, the last time */
     struct dip_page *status_html, *status_json;
 };
 
@@ -117,6 +120,16 @@ static void on_stopped(void *context)
     c->is_stopped = true;
 }
 
+static void count_connections(struct coordinator *c, int64_t now_ns)
+{
+    const int ports[LISTENERS] = {[LISTENER_GRPC] = dip_coordinator_daemon_port(c->daemon),
+                                  [LISTENER_HTTP] = dip_http_port(c->observed.http)};
+    for (int i = 0; i < LISTENERS; i++)
+        if (dip_sockets_count(ports[i], &c->facts.connections[i]))
+            c->facts.connections[i] = -1;
+    c->count_ns = now_ns;
+}
+
 static void look_around(struct coordinator *c)
 {
     int64_t now_ns = dip_clock_now_ns();
@@ -132,6 +145,8 @@ static void look_around(struct coordinator *c)
     }
     if (now_ns - c->page_ns >= PAGE_NS) {
         c->page_ns = now_ns;
+        if (c->observed.http && now_ns - c->count_ns >= COUNT_NS)
+            count_connections(c, now_ns);
         dip__coordinator_page(&c->observed, c->daemon, &c->facts);
         dip__status_pages(c->daemon, c->status_html, c->status_json);
     }

@@ -23,6 +23,7 @@ enum row {
     ADMITTED,
     SUCCEEDED,
     FAILED,
+    QUOTA_USED,
     DEADLINE_EXCEEDED,
     CANCELLED,
     INFLIGHT,
@@ -53,6 +54,7 @@ enum row {
     BUFFERED,
     RESULTS,
     STREAMS,
+    CONNECTIONS,
     MODEL_INFO,
     PROCESS,
     ROWS = PROCESS + PROCESS_METRICS,
@@ -115,6 +117,10 @@ const struct dip_metric_row dip__coordinator_rows[] = {
                 COUNTER,
                 "Requests that were admitted and then failed.",
                 {"reason"}},
+    [QUOTA_USED] = {"diptych_quota_used_ratio",
+                    GAUGE,
+                    "Requests that a tenant has running, of those it may; 0 without a quota.",
+                    {"tenant"}},
     [DEADLINE_EXCEEDED] = {"diptych_deadline_exceeded_total",
                            COUNTER,
                            "Requests that ended because their time was over.",
@@ -191,6 +197,10 @@ const struct dip_metric_row dip__coordinator_rows[] = {
     [BUFFERED] = {"diptych_bytes_buffered", GAUGE, "Held for readers and for Watch.", {NULL}},
     [RESULTS] = {"diptych_results", GAUGE, "Ended requests that can still be fetched.", {NULL}},
     [STREAMS] = {"diptych_streams", GAUGE, "Generate and Watch streams.", {NULL}},
+    [CONNECTIONS] = {"diptych_connections",
+                     GAUGE,
+                     "TCP connections of its ports, as the kernel counts them every few seconds.",
+                     {"listener"}},
     [MODEL_INFO] = {"diptych_model_info", GAUGE, "1, with what is served.", {"model", "digest"}},
     PROCESS_METRIC_ROWS(PROCESS),
 };
@@ -293,12 +303,21 @@ static void put_pools(struct dip_metrics *m, const struct dip_coordinator_daemon
     }
 }
 
+static void put_quotas(struct dip_metrics *m, const struct dip_coordinator_daemon *daemon)
+{
+    const char *tenant;
+    double used;
+    for (int i = 0; dip_coordinator_daemon_quota(daemon, i, &tenant, &used); i++)
+        dip_metrics_value(m, QUOTA_USED, &tenant, used);
+}
+
 static void put_front(struct dip_metrics *m, const struct dip_coordinator_daemon *daemon,
                       const struct dip_front_stats *stats, const struct dip_scheduler_stats *queue)
 {
     put_calls(m, stats);
     put_histogram(m, REQUEST_DURATION, "Generate", &stats->request);
     put_histogram(m, PHASE_DURATION, "tokenize", &stats->tokenize);
+    put_histogram(m, PHASE_DURATION, "send", &stats->send);
     for (int i = 0; i < DIP_STAGE_COUNT; i++)
         put_histogram(m, PHASE_DURATION, dip_stage_name((enum dip_stage)i), &stats->stages[i]);
     put_histogram(m, FIRST_EVENT, NULL, &stats->first_event);
@@ -311,6 +330,7 @@ static void put_front(struct dip_metrics *m, const struct dip_coordinator_daemon
     dip_metrics_value(m, ADMITTED, NULL, (double)stats->admitted);
     dip_metrics_value(m, SUCCEEDED, NULL, (double)stats->succeeded);
     put_by_reason(m, FAILED, stats->failed);
+    put_quotas(m, daemon);
     put_reason(m, DEADLINE_EXCEEDED, DIP_REASON_DEADLINE, stats->failed[DIP_REASON_DEADLINE]);
     put_reason(m, DEADLINE_EXCEEDED, DIP_REASON_QUEUE_TIME, stats->failed[DIP_REASON_QUEUE_TIME]);
     dip_metrics_value(m, CANCELLED, NULL, (double)stats->cancelled);
@@ -441,6 +461,11 @@ void dip__coordinator_page(struct observed *observed, const struct dip_coordinat
     dip_metrics_value(m, BUFFERED, NULL, (double)stats->result_bytes);
     dip_metrics_value(m, RESULTS, NULL, stats->results);
     dip_metrics_value(m, STREAMS, NULL, stats->streams);
+    for (int i = 0; i < LISTENERS; i++) /* none where the kernel does not tell */
+        if (facts->connections[i] >= 0)
+            dip_metrics_value(m, CONNECTIONS,
+                              (const char *const[]){i == LISTENER_GRPC ? "grpc" : "http"},
+                              facts->connections[i]);
     const char *served[] = {facts->model, dip_coordinator_daemon_digest(daemon)};
     dip_metrics_value(m, MODEL_INFO, served, 1);
     dip__observe_process(observed, PROCESS);

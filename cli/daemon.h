@@ -35,11 +35,13 @@ struct observed;
 struct enrolled;
 extern const struct dip_metric_row dip__coordinator_rows[];
 extern const int dip__coordinator_row_count;
+enum { LISTENER_GRPC, LISTENER_HTTP, LISTENERS };
 struct coordinator_facts {
     const struct options *options;
     const char *model;
     uint64_t leader_changes;
     const struct enrolled *enrolled;
+    int connections[LISTENERS]; /* -1 = not known */
 };
 void dip__coordinator_page(struct observed *observed, const struct dip_coordinator_daemon *daemon,
                            const struct coordinator_facts *facts);

@@ -21,6 +21,7 @@ enum row {
     STEPS,
     STEP_SECONDS,
     BATCH_SIZE,
+    CANCEL_TO_STOP,
     PROGRESS,
     AR_BUSY,
     HINGES,
@@ -46,6 +47,10 @@ static const struct dip_metric_row rows[] = {
                       "How long steps took.",
                       {"role"}},
     [BATCH_SIZE] = {"diptych_batch_size", DIP_METRIC_HISTOGRAM, "Images in a step.", {"role"}},
+    [CANCEL_TO_STOP] = {"diptych_cancel_to_stop_seconds",
+                        DIP_METRIC_HISTOGRAM,
+                        "From being told that nobody wants a job until its slot was free.",
+                        {"phase"}},
     [PROGRESS] = {"diptych_worker_last_progress_timestamp_seconds",
                   DIP_METRIC_GAUGE,
                   "When they last grew, in seconds since 1970; 0 = never.",
@@ -146,6 +151,8 @@ static void put_page(struct worker *w, const struct dip_worker_daemon_stats *sta
     dip__observe_times(&w->observed, STEP_SECONDS, "diffusion", &stats->load->diffusion_steps);
     dip__observe_sizes(&w->observed, BATCH_SIZE, "ar", &stats->load->ar_batches);
     dip__observe_sizes(&w->observed, BATCH_SIZE, "diffusion", &stats->load->diffusion_batches);
+    dip__observe_times(&w->observed, CANCEL_TO_STOP, "ar", &stats->load->ar_stops);
+    dip__observe_times(&w->observed, CANCEL_TO_STOP, "diffusion", &stats->load->diffusion_stops);
     dip_metrics_value(m, PROGRESS, NULL,
                       stats->steps_total ? (double)(dip_clock_unix_ns() - age_ns) / 1e9 : 0);
     dip_metrics_value(m, AR_BUSY, NULL, stats->ar_busy);

@@ -287,6 +287,7 @@ struct dip_member_load {
     struct dip_counter ar_busy, hinges_held, diffusion_busy;
     struct dip_times ar_steps, diffusion_steps;     /* how long they took, */
     struct dip_sizes ar_batches, diffusion_batches; /* and how many images were in one */
+    struct dip_times ar_stops, diffusion_stops; /* from a job's release until its slot is free */
 };
 
 /* Liveness is progress: a busy member whose steps_total stands still is not alive. */
@@ -294,6 +295,11 @@ struct dip_message_heartbeat {
     uint64_t steps_total;     /* AR and sampler steps since the process started */
     int64_t last_step_age_ns; /* 0 when idle */
     int32_t ar_busy, hinges_held, diffusion_busy;
+};
+
+/* RELEASE, of a job that is done and of one that nobody wants any more. */
+struct dip_message_release {
+    int64_t told_ns; /* when this process was told, of dip_clock_now_ns; 0 = inside one process */
 };
 
 /* DRAIN: jobs that run longer than the grace are handed back. LEAVING: the process exits then. */
@@ -386,6 +392,7 @@ struct dip_message {
         struct dip_message_appeared appeared;
         struct dip_message_joined joined;
         struct dip_message_heartbeat heartbeat;
+        struct dip_message_release release;
         struct dip_message_grace grace;
         struct dip_message_superseded superseded;
         struct dip_message_group group;

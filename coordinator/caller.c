@@ -25,8 +25,8 @@ bool dip__caller_read(struct dip_coordinator_daemon *d, const struct dip_rpc_cal
     const char *value;
     size_t bytes;
     if (!d->options.tokens) {
-        *ret_caller =
-            (struct caller){"default", DIP_SCOPE_READ | DIP_SCOPE_GENERATE | DIP_SCOPE_ADMIN};
+        *ret_caller = (struct caller){CALLER_TENANT_DEFAULT,
+                                      DIP_SCOPE_READ | DIP_SCOPE_GENERATE | DIP_SCOPE_ADMIN};
         return true;
     }
     if (!dip_rpc_call_metadata(call, "authorization", &value, &bytes)) {

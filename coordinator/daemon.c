@@ -388,6 +388,24 @@ bool dip_coordinator_daemon_is_serving(const struct dip_coordinator_daemon *daem
                                     (daemon->options.is_forwarding && daemon->leader[0]));
 }
 
+bool dip_coordinator_daemon_quota(const struct dip_coordinator_daemon *daemon, int index,
+                                  const char **ret_tenant, double *ret_used)
+{
+    struct caller caller = {.scopes = 0};
+    const struct dip_tokens *tokens = daemon->options.tokens;
+    const char *tenant = tokens       ? dip_tokens_tenant(tokens, index)
+                         : index == 0 ? CALLER_TENANT_DEFAULT
+                                      : NULL;
+    int max = daemon->options.tenant_request_count_max;
+    if (!tenant)
+        return false;
+    snprintf(caller.tenant, sizeof caller.tenant, "%s", tenant);
+    int running = daemon->tenant_counts[dip__caller_share(&caller, "")];
+    *ret_tenant = tenant;
+    *ret_used = max > 0 ? (double)running / (double)max : 0;
+    return true;
+}
+
 bool dip_coordinator_daemon_worker(const struct dip_coordinator_daemon *daemon, int *cursor,
                                    struct dip_worker_view *ret_worker)
 {

@@ -144,6 +144,11 @@ bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon
  * whoever leads. What a pool of coordinators behind one name is made of. */
 bool dip_coordinator_daemon_is_serving(const struct dip_coordinator_daemon *daemon);
 
+/* What a tenant has of its quota, 0 to 1; 0 without a quota. The tenants that may ask for images
+ * are numbered from 0 on; false after the last. */
+bool dip_coordinator_daemon_quota(const struct dip_coordinator_daemon *daemon, int index,
+                                  const char **ret_tenant, double *ret_used);
+
 /* Texts live as long as the daemon. */
 struct dip_coordinator_view {
     const char *cluster_id, *name;

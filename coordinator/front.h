@@ -112,6 +112,8 @@ int64_t dip__groups_wake_ns(const struct dip_coordinator_daemon *d);
 
 /* ---- caller.c ---- */
 
+#define CALLER_TENANT_DEFAULT "default" /* without tokens */
+
 struct caller {
     char tenant[DIP_TENANT_BYTES];
     uint32_t scopes; /* enum dip_scope bits */

@@ -198,6 +198,7 @@ static void stream_finish(struct stream *stream)
         dip__reply_error(d, stream->method, stream->call, record->error);
     } else {
         stream->is_served = true;
+        stream->work_ended_ns = record->ended_ns;
         dip_rpc_call_finish(stream->call, &(struct dip_rpc_status){.code = DIP_RPC_OK});
     }
     stream_remove(stream);

@@ -37,6 +37,7 @@ struct stream {
     int cursor;     /* into kept */
     bool is_first;  /* its events have no holes */
     bool is_served; /* the call has been given everything and OK; whether that is taken shows */
+    int64_t work_ended_ns; /* its record's, with is_served */
 };
 
 struct image_news {

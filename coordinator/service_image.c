@@ -61,7 +61,10 @@ static void on_close(void *context, struct dip_rpc_call *call, const struct dip_
         d->stats.calls_failed[stream->method][reason]++;
         d->stats.streams_stalled += is_stalled;
     }
-    d->stats.calls_ok[stream->method] += stream->is_served && !is_short;
+    bool is_ok = stream->is_served && !is_short;
+    d->stats.calls_ok[stream->method] += is_ok;
+    if (is_ok && stream->is_first) /* whoever comes back later begins long after */
+        dip_histogram_add(&d->stats.send, dip_clock_now_ns() - stream->work_ended_ns);
     if (stream->record)
         dip__record_detach(stream, is_stalled);
     free(stream);

@@ -79,6 +79,7 @@ struct dip_front_stats {
     struct dip_histogram first_event; /* Generate: from its message to Admitted being sent off */
     struct dip_histogram first_preview;
     struct dip_histogram tokenize;
+    struct dip_histogram send; /* Generate: from the end of its work until its reader has it all */
     struct dip_histogram group_rebuild;           /* from the loss of a group until it stands */
     struct dip_histogram stages[DIP_STAGE_COUNT]; /* of images, as in Timing */
     /* Now. */

@@ -295,6 +295,7 @@ static void command(struct dip_spoke *spoke, const struct dip_wire_envelope *env
     } else if (message->kind == DIP_MESSAGE_RELEASE) {
         dip__spoke_put_drop(spoke, message->job_id);
         dip__spoke_receive_drop(spoke, message->job_id);
+        message->as.release.told_ns = dip_clock_now_ns();
     }
     inbox_push(spoke, message);
 }

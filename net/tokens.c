@@ -195,6 +195,20 @@ static enum dip_status add(struct dip__token_table *table, const struct dip__tok
     return DIP_OK;
 }
 
+/* Tokens of workers alone have a tenant, too, but nothing is asked for under it. */
+static void find_tenants(struct dip__token_table *table)
+{
+    for (int i = 0; i < table->count && table->tenant_count < DIP_TENANTS_SHOWN; i++) {
+        const struct dip_token_holder *holder = &table->tokens[i].holder;
+        int known = 0;
+        while (known < table->tenant_count &&
+               strcmp(table->tokens[table->tenants[known]].holder.tenant, holder->tenant) != 0)
+            known++;
+        if (known == table->tenant_count && (holder->scopes & DIP_SCOPE_GENERATE))
+            table->tenants[table->tenant_count++] = i;
+    }
+}
+
 enum dip_status dip__tokens_parse(const char *text, size_t bytes, struct dip_why *why,
                                   struct dip__token_table *ret_table)
 {
@@ -212,11 +226,13 @@ enum dip_status dip__tokens_parse(const char *text, size_t bytes, struct dip_why
             status = add(&table, &token, &capacity, why);
         begin += line_bytes + 1;
     }
-    if (status)
+    if (status) {
         dip__tokens_table_free(&table);
-    else
-        *ret_table = table;
-    return status;
+        return status;
+    }
+    find_tenants(&table);
+    *ret_table = table;
+    return DIP_OK;
 }
 
 void dip__tokens_table_free(struct dip__token_table *table)
@@ -318,6 +334,12 @@ const char *dip_tokens_why(const struct dip_tokens *tokens)
 int dip_tokens_count(const struct dip_tokens *tokens)
 {
     return tokens->table.count;
+}
+
+const char *dip_tokens_tenant(const struct dip_tokens *tokens, int index)
+{
+    const struct dip__token_table *table = &tokens->table;
+    return index < table->tenant_count ? table->tokens[table->tenants[index]].holder.tenant : NULL;
 }
 
 uint32_t dip_tokens_scopes(const struct dip_tokens *tokens)

@@ -33,7 +33,7 @@ enum dip_scope {
     DIP_SCOPE_ANY = 15, /* asked for: to be known is enough */
 };
 
-enum { DIP_TENANT_BYTES = 64, DIP_TOKENS_MAX = 4096 };
+enum { DIP_TENANT_BYTES = 64, DIP_TOKENS_MAX = 4096, DIP_TENANTS_SHOWN = 256 };
 
 struct dip_token_holder {
     char tenant[DIP_TENANT_BYTES];
@@ -56,5 +56,7 @@ DIP_MUST_USE enum dip_status dip_tokens_check(struct dip_tokens *tokens, int64_t
 /* Why the newest file is not in use; "" while it is. For logs and status. */
 const char *dip_tokens_why(const struct dip_tokens *tokens);
 int dip_tokens_count(const struct dip_tokens *tokens);
+/* Each tenant once, in the file's order, DIP_TENANTS_SHOWN of them at most; NULL after the last. */
+const char *dip_tokens_tenant(const struct dip_tokens *tokens, int index);
 /* The scopes of all of them together, as they were when one was last checked. */
 uint32_t dip_tokens_scopes(const struct dip_tokens *tokens);

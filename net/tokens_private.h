@@ -14,6 +14,8 @@ struct dip__token {
 struct dip__token_table {
     struct dip__token *tokens; /* [count] */
     int count;
+    int tenants[DIP_TENANTS_SHOWN]; /* [tenant_count]: the first token of each */
+    int tenant_count;
 };
 
 /* A whole file. Errors: INVALID (`why` names the line), LIMIT, NO_MEMORY. */

@@ -39,11 +39,13 @@ void dip__worker_ar_drop(struct dip_worker *w, struct ar_job *job)
     job_free(job);
 }
 
-void dip__worker_ar_release(struct dip_worker *w, uint64_t job_id)
+bool dip__worker_ar_release(struct dip_worker *w, uint64_t job_id)
 {
     struct ar_job *job = job_id != 0 ? job_find(w, job_id) : NULL;
+    bool was_live = job && job->is_live;
     if (job)
         dip__worker_ar_drop(w, job);
+    return was_live;
 }
 
 void dip__worker_ar_part(struct dip_worker *w)

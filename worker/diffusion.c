@@ -42,11 +42,13 @@ void dip__worker_diffusion_drop(struct dip_worker *w, struct diffusion_job *job)
     job_free(job);
 }
 
-void dip__worker_diffusion_release(struct dip_worker *w, uint64_t job_id)
+bool dip__worker_diffusion_release(struct dip_worker *w, uint64_t job_id)
 {
     struct diffusion_job *job = job_id != 0 ? job_find(w, job_id) : NULL;
+    bool was_live = job && job->is_live;
     if (job)
         dip__worker_diffusion_drop(w, job);
+    return was_live;
 }
 
 /* Hinges whose command never came (their job was released before they arrived), or held jobs: the

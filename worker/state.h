@@ -184,7 +184,7 @@ void dip__worker_held_step(struct dip_worker *worker);
 
 void dip__worker_ar_command(struct dip_worker *worker, struct dip_message *message);
 void dip__worker_hand_over(struct dip_worker *worker, const struct dip_message *message);
-void dip__worker_ar_release(struct dip_worker *worker, uint64_t job_id);
+bool dip__worker_ar_release(struct dip_worker *worker, uint64_t job_id);
 void dip__worker_ar_drop(struct dip_worker *worker, struct ar_job *job);
 /* The engine goes, with all that is in it; what is held keeps its tokens. */
 void dip__worker_ar_part(struct dip_worker *worker);
@@ -196,7 +196,7 @@ DIP_MUST_USE enum dip_status dip__worker_ar_step(struct dip_worker *worker);
 
 void dip__worker_diffusion_command(struct dip_worker *worker, struct dip_message *message);
 void dip__worker_hinge(struct dip_worker *worker, struct dip_message *message);
-void dip__worker_diffusion_release(struct dip_worker *worker, uint64_t job_id);
+bool dip__worker_diffusion_release(struct dip_worker *worker, uint64_t job_id);
 void dip__worker_diffusion_drop(struct dip_worker *worker, struct diffusion_job *job);
 void dip__worker_diffusion_resume(struct dip_worker *worker, struct diffusion_job *job);
 /* The file is said again; the other forgets it. */

@@ -197,6 +197,20 @@ static void jobs_fail(struct dip_worker *w)
         dip__worker_fail(w, w->diffusion_jobs[i].tag.id, DIP_DEVICE, text);
 }
 
+/* A job that was in a slot is not wanted any more; the others were done with theirs. */
+static void release(struct dip_worker *w, const struct dip_message *message)
+{
+    int64_t told_ns = message->as.release.told_ns;
+    bool was_ar_live = dip__worker_ar_release(w, message->job_id);
+    bool was_diffusion_live = dip__worker_diffusion_release(w, message->job_id);
+    dip__worker_picture_release(w, message->job_id);
+    struct dip_member_load *load = told_ns > 0 ? w->options.load : NULL;
+    if (load && was_ar_live)
+        dip_times_add(&load->ar_stops, dip_clock_now_ns() - told_ns);
+    if (load && was_diffusion_live)
+        dip_times_add(&load->diffusion_stops, dip_clock_now_ns() - told_ns);
+}
+
 void dip__worker_handle(struct dip_worker *w, struct dip_message *message)
 {
     switch (message->kind) {
@@ -216,9 +230,7 @@ void dip__worker_handle(struct dip_worker *w, struct dip_message *message)
         dip__worker_hinge(w, message);
         break;
     case DIP_MESSAGE_RELEASE:
-        dip__worker_ar_release(w, message->job_id);
-        dip__worker_diffusion_release(w, message->job_id);
-        dip__worker_picture_release(w, message->job_id);
+        release(w, message);
         break;
     case DIP_MESSAGE_ADOPT:
         dip__worker_adopt(w, message);

@@ -2,23 +2,9 @@
 # tests/e2e/ranks.sh - a worker of two ranks is one unit: same bytes, one set of probes and metrics, a rank that dies is started again until the budget is spent, SIGTERM drains both, kill -9 leaves nobody behind.
 . "$(dirname "$0")/common.bash"
 cd "$work" || exit 1
-pids=()
-trap 'for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done; rm -rf "$work"' EXIT
-
-# expect NAME COMMAND...: soon enough
-expect() {
-  local name=$1 until=$((SECONDS + 60))
-  shift
-  checks=$((checks + 1))
-  until "$@"; do
-    [ $SECONDS -lt $until ] || { complain "$name: $(tail -n 5 ./*.err)"; return 1; }
-    sleep 0.1
-  done
-}
-said() { grep -qs -- "$2" "$1"; }
 address() { sed -n "s/^coordinator: listening on //p" "$1" | head -n 1; }
 # get PATH: what the worker of ranks answers
-get() { { exec 3<>"/dev/tcp/127.0.0.1/$port" && printf 'GET %s HTTP/1.0\r\n\r\n' "$1" >&3 && cat <&3; } 2>/dev/null; }
+get() { page "$port" "$1"; }
 answers() { get "$1" | tr -d '\r' | tr '\n' ' ' | grep -q "^HTTP/1.[01] $2.*${3-}"; }
 # rank N: its process
 rank() { pgrep -P "$unit" -f -- "--name unit-$1 "; }
@@ -28,8 +14,10 @@ is_gone() { ! kill -0 "$1" 2>/dev/null; }
 pids+=($!)
 expect "no coordinator" said c.out 'listening on'
 server=$(address c.out)
-"$diptych" worker --model "$tiny" --server "$server" --role diffusion --threads 1 --name d >d.out 2>d.err &
+"$diptych" worker --model "$tiny" --server "$server" --role diffusion --threads 1 --name d --http 127.0.0.1:0 >d.out 2>d.err &
 pids+=($!)
+expect "the diffusion worker has no pages" said d.out 'metrics on port'
+painter=$(sed -n 's/^worker: metrics on port //p' d.out | head -n 1)
 start_unit() {
   "$diptych" worker --model "$tiny" --server "$server" --role ar --ranks 2 --name unit --threads 1 --http 127.0.0.1:0 "$@" >u.out 2>u.err &
   unit=$!
@@ -61,6 +49,15 @@ if command -v promtool >/dev/null; then
 else
   echo "NOT checked: promtool is missing"
 fi
+
+# A client that leaves: slots are free at once, and the page tells how long that took.
+stops() { page "$painter" /metrics | tr -d '\r' | sed -n 's/^diptych_cancel_to_stop_seconds_count{phase="diffusion"} //p'; }
+same "nothing has been stopped" 0 "$(stops)"
+"$diptych" generate --server "$server" --timeout 60 --progress always -o l.png --steps 1000 -n 16 dog >l.out 2>l.err &
+client=$!
+expect "no second image" said d.err '"painted".*"image": [1-9]'
+kill -KILL "$client"
+expect "what its client has left is not stopped" eval '[ "$(stops)" -ge 1 ]'
 
 # A rank that stands still is a unit that does not live, and says which.
 kill -STOP "$(rank 1)"

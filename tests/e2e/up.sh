@@ -93,10 +93,14 @@ else
   echo "NOT checked: promtool is missing"
 fi
 grep -qE '^diptych_images_total\{model="model"\} [1-9]' metrics.txt || complain "no images are counted"
+grep -qE '^diptych_phase_duration_seconds_count\{phase="send"\} [1-9]' metrics.txt || complain "no reader has taken anything"
+checks=$((checks + 1)) # those of three workers; the kernel is asked every five seconds
+wait_for 20 eval 'get /metrics | grep -qE "^diptych_connections\{listener=\"grpc\"\} [3-9]"' || complain "connections: $(get /metrics | grep connections)"
 grep -qF 'diptych_requests_total{method="Generate",code="INVALID_ARGUMENT",reason="BAD_FIELD"} 1' metrics.txt || complain "the bad field is not counted"
 for never in 'diptych_requests_total{method="Generate",code="UNAVAILABLE",reason="OVERLOADED"}' \
   'diptych_fenced_messages_total{kind="epoch"}' 'diptych_fenced_messages_total{kind="incarnation"}' 'diptych_watchdog_fired_total{reason="silent"}' \
   'diptych_watchdog_fired_total{reason="stuck"}' diptych_comm_rebuild_seconds_count diptych_etcd_watch_resyncs_total \
+  'diptych_quota_used_ratio{tenant="default"}' \
   'diptych_etcd_request_duration_seconds_count{op="keepalive"}' 'diptych_lease_ttl_seconds{lease="leader"}'; do
   checks=$((checks + 1))
   grep -qF "$never 0" metrics.txt || complain "what never happened has no series: $never"

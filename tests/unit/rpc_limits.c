@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include "net/sockets.h"
 #include "tests/unit/rpc_harness.h"
 
 enum { SETTINGS = 4, PING = 6, GOAWAY = 7, CALM = 11, STREAMS_MAX = 3, HEADERS_MAX = 6 };
@@ -118,6 +119,29 @@ static void a_client_is_told_the_limits(void **state)
     assert_int_equal(peer.settings[STREAMS_MAX], 7);
     assert_int_equal(peer.settings[HEADERS_MAX], 12345);
     close(peer.fd);
+}
+
+static int connections(void)
+{
+    int count = -1;
+    enum dip_status status = dip_sockets_count(dip_rpc_server_port(p.server), &count);
+    if (status)
+        fail_msg("the kernel does not tell: %s", dip_status_text(status));
+    return count;
+}
+
+static void connections_are_counted_by_the_kernel(void **state)
+{
+    (void)state;
+    struct peer one, other;
+    pair_open(&p, NULL);
+    assert_int_equal(connections(), 0); /* a channel connects with its first call */
+    peer_open(&one, false);
+    peer_open(&other, true); /* who says nothing counts, too */
+    assert_int_equal(connections(), 2);
+    close(other.fd);
+    PEER_UNTIL(&one, connections() == 1);
+    close(one.fd);
 }
 
 static void headers_beyond_the_limit_are_refused(void **state)
@@ -271,6 +295,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(a_client_is_told_the_limits, teardown),
+        cmocka_unit_test_teardown(connections_are_counted_by_the_kernel, teardown),
         cmocka_unit_test_teardown(headers_beyond_the_limit_are_refused, teardown),
         cmocka_unit_test_teardown(a_stranger_is_refused_unheard, teardown),
         cmocka_unit_test_teardown(what_is_too_large_is_refused_in_the_methods_words, teardown),

@@ -45,6 +45,8 @@ static void a_request_runs_through(void **state)
     assert_int_equal(stats->succeeded, 1);
     WAIT_UNTIL(f.loop, stats->calls_ok[DIP_FRONT_METHOD_GENERATE] == 1);
     assert_int_equal(stats->results, 1);
+    assert_int_equal(stats->send.count, 1);
+    assert_int_equal(a.unknown_stages, 0);
 }
 
 static void many_images_come_each_once(void **state)

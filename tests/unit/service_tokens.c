@@ -28,6 +28,7 @@ static int setup(void **state)
     if (dip_file_write(path, text, sizeof text - 1, NULL) || dip_tokens_open(path, NULL, &tokens))
         return 1;
     f.options.tokens = tokens;
+    f.options.tenant_request_count_max = 4;
     front_open(&f);
     return 0;
 }
@@ -139,6 +140,37 @@ static void tenants_do_not_see_each_other(void **state)
     assert_int_equal(dip_stub_stats(f.stub).ar, 2);
 }
 
+static double quota_used(int index, const char *expected)
+{
+    const char *tenant = "";
+    double used = -1;
+    assert_true(dip_coordinator_daemon_quota(f.daemon, index, &tenant, &used));
+    assert_string_equal(tenant, expected);
+    return used;
+}
+
+static void what_is_left_of_a_quota_is_known(void **state)
+{
+    (void)state;
+    const char *tenant;
+    double used;
+    assert_true(quota_used(0, "a") == 0);
+    dip_stub_hold(f.stub, true);
+    Diptych__V1__GenerateRequest request = a_request("");
+    const struct asking asking = {.path = "/diptych.v1.ImageService/Generate",
+                                  .headers = &maker,
+                                  .header_count = 1,
+                                  .is_events = true};
+    ask(&f, &asking, &request.base, &a);
+    WAIT_UNTIL(f.loop, a.event_count > 0);
+    assert_true(quota_used(0, "a") == 0.25);
+    assert_true(quota_used(1, "b") == 0);
+    assert_false(dip_coordinator_daemon_quota(f.daemon, 2, &tenant, &used));
+    dip_stub_hold(f.stub, false);
+    WAIT_UNTIL(f.loop, a.closes);
+    assert_true(quota_used(0, "a") == 0);
+}
+
 static void a_new_file_is_in_use_within_a_second(void **state)
 {
     (void)state;
@@ -158,6 +190,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(scopes_are_asked_for, setup, teardown),
         cmocka_unit_test_setup_teardown(tenants_do_not_see_each_other, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_left_of_a_quota_is_known, setup, teardown),
         cmocka_unit_test_setup_teardown(a_new_file_is_in_use_within_a_second, setup, teardown),
     };
     int fd = mkstemp(path);

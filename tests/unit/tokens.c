@@ -66,6 +66,9 @@ static void tokens_have_holders(void **state)
     assert_int_equal(dip_tokens_scopes(tokens),
                      DIP_SCOPE_READ | DIP_SCOPE_GENERATE | DIP_SCOPE_ADMIN | DIP_SCOPE_WORKER);
     assert_string_equal(dip_tokens_why(tokens), "");
+    assert_string_equal(dip_tokens_tenant(tokens, 0), "team-a"); /* who may ask for images */
+    assert_string_equal(dip_tokens_tenant(tokens, 1), "late");
+    assert_null(dip_tokens_tenant(tokens, 2));
     assert_int_equal(check(tokens, "Bearer of-the-machines", &holder), DIP_OK);
     assert_int_equal(holder.scopes, DIP_SCOPE_WORKER); /* no client's right comes with it */
 
