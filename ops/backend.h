@@ -7,6 +7,7 @@
 #include "ops/ops.h"
 
 struct dip_link;
+struct dip_word;
 
 enum { DIP__LINK_IDENTITY_BYTES = 16, DIP__LINK_ID_BYTES = 128 };
 
@@ -14,6 +15,8 @@ struct dip__link_options {
     const unsigned char *id; /* [DIP__LINK_ID_BYTES] from rank 0's link_id */
     int rank, count;
     int64_t join_ns_max;
+    int64_t wait_ns_max;    /* a gather that takes longer has a rank that does not come */
+    struct dip_word *ended; /* not zero: the group has an error, so nothing is waited for */
 };
 
 struct dip_ops {
@@ -55,8 +58,9 @@ struct dip_ops {
                                       struct dip_mem *ret_mem, void **ret_device);
     void (*release_shared)(struct dip_device *device, struct dip_mem *mem);
     /* A network between the devices of a group, one rank each (ops/comm_link.c); NULL without one.
-     * identity tells devices apart: two ranks on one device cannot be linked. abort may come from
-     * any thread, also while a gather is under way, and ends the link like close does. */
+     * identity tells devices apart: two ranks on one device cannot be linked. One call at a time,
+     * from any thread (ops/comm_link.c sees to that). error: what the link knows of its ranks,
+     * TIMEOUT when one is late. abort lets go whoever waits on the device; close still follows. */
     enum dip_status (*link_identity)(struct dip_device *device,
                                      unsigned char ret_identity[DIP__LINK_IDENTITY_BYTES]);
     enum dip_status (*link_id)(struct dip_device *device, unsigned char ret_id[DIP__LINK_ID_BYTES]);

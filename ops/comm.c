@@ -33,6 +33,7 @@ static struct dip_comm *comm_new(const struct dip_comm_options *options)
     comm->count = options->count;
     comm->silence_ns_max = options->silence_ns_max ? options->silence_ns_max : SILENCE_NS_MAX;
     comm->wait_ns_max = options->wait_ns_max ? options->wait_ns_max : WAIT_NS_MAX;
+    comm->join_ns_max = options->join_ns_max ? options->join_ns_max : DIP__COMM_JOIN_NS_MAX;
     comm->spin_turns = options->count <= dip_cpu_count() ? SPIN_TURNS : 0;
     comm->watch_wake = -1;
     for (int r = 0; r < DIP_COMM_RANKS_MAX; r++)

@@ -326,7 +326,7 @@ enum dip_status dip__comm_join(struct dip_comm *comm, const struct dip_comm_opti
     if (read_id(options->id, &j.id))
         return dip_fail(why, DIP_CORRUPT, "collectives: these bytes are not a group's id");
     comm->backend = backend_named(j.id.backend);
-    int64_t wait_ns = options->join_ns_max ? options->join_ns_max : 30 * DIP_SECOND_NS;
+    int64_t wait_ns = comm->join_ns_max;
     j.until = (struct dip__until){.ns = dip_clock_now_ns() + wait_ns,
                                   .is_wanted = options->is_wanted,
                                   .context = options->context};

@@ -8,7 +8,12 @@
  *
  * The link knows little of who lives: a rank that died elsewhere leaves the others' devices
  * waiting. So the group's error aborts the link, from whichever thread met it, behind the error:
- * who then returns from dip_wait asks dip_comm_error before believing anything. */
+ * who then returns from dip_wait asks dip_comm_error before believing anything. A rank that lives
+ * and does not come is noticed by the watching thread, which asks the link at every heartbeat
+ * whether a gather has been under way for longer than wait_ns_max.
+ *
+ * Threads take turns inside the link. The device thread waits for its turn; the watching thread
+ * asks another time; who aborts waits, and leaves the turn at OVER for good. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,12 +22,28 @@
 #include "ops/comm_private.h"
 #include "ops/device.h"
 
-static const int64_t LINK_JOIN_NS_MAX = 60 * DIP_SECOND_NS;
-
 struct introduction {
     uint32_t can_link;
     unsigned char identity[DIP__LINK_IDENTITY_BYTES];
 };
+
+/* ---- turns ---- */
+
+/* False: the link is over. */
+static bool enter(struct dip__comm_link *l)
+{
+    while (!dip_word_set_once(&l->turn, DIP__COMM_INSIDE)) {
+        if (dip_word_get(&l->turn) == DIP__COMM_OVER)
+            return false;
+        dip_spin_pause();
+    }
+    return true;
+}
+
+static void leave(struct dip__comm_link *l)
+{
+    dip_word_set(&l->turn, DIP__COMM_NOBODY);
+}
 
 /* ---- attaching ---- */
 
@@ -68,9 +89,16 @@ static enum dip_status link_devices(struct dip_comm *comm, struct dip_stream *s,
         return word.status;
     l->part_bytes = bytes_max;
     DIP_TRY(dip_reserve(l->device, bytes_max * (size_t)comm->count, &l->parts));
-    struct dip__link_options options = {
-        .id = word.id, .rank = comm->rank, .count = comm->count, .join_ns_max = LINK_JOIN_NS_MAX};
-    return l->ops->link_open(s, &options, &l->link);
+    struct dip__link_options options = {.id = word.id,
+                                        .rank = comm->rank,
+                                        .count = comm->count,
+                                        .join_ns_max = comm->join_ns_max,
+                                        .wait_ns_max = comm->wait_ns_max,
+                                        .ended = &comm->error};
+    dip_word_set(&l->turn, DIP__COMM_INSIDE); /* nobody asks a link that is being made */
+    enum dip_status status = l->ops->link_open(s, &options, &l->link);
+    leave(l);
+    return status ? dip__comm_fail(comm, status) : dip_comm_error(comm);
 }
 
 enum dip_status dip_comm_attach(struct dip_comm *comm, struct dip_stream *s, size_t bytes_max)
@@ -97,15 +125,12 @@ void dip_comm_detach(struct dip_comm *comm)
     struct dip__comm_link *l = &comm->link;
     if (!l->device)
         return;
-    if (l->link && dip_word_set_once(&l->is_ending, 1))
+    (void)enter(l); /* nobody else comes in any more */
+    dip_word_set(&l->turn, DIP__COMM_OVER);
+    if (l->link)
         l->ops->link_close(l->link);
-    else if (l->link)
-        while (!dip_word_get(&l->has_ended)) /* the watching thread is at it */
-            dip_clock_sleep(DIP_MS_NS);
     dip_release(l->device, &l->parts);
     free(l->staging);
-    dip_word_set(&l->is_ending, 0);
-    dip_word_set(&l->has_ended, 0);
     l->link = NULL;
     l->staging = NULL;
     l->device = NULL;
@@ -123,16 +148,23 @@ const char *dip_comm_transport(const struct dip_comm *comm)
 void dip__comm_link_abort(struct dip_comm *comm)
 {
     struct dip__comm_link *l = &comm->link;
-    if (!l->link || !dip_word_set_once(&l->is_ending, 1))
+    if (!l->ops || !enter(l))
         return;
-    l->ops->link_abort(l->link);
-    dip_word_set(&l->has_ended, 1);
+    if (l->link)
+        l->ops->link_abort(l->link);
+    dip_word_set(&l->turn, DIP__COMM_OVER);
 }
 
 enum dip_status dip__comm_link_error(struct dip_comm *comm)
 {
     struct dip__comm_link *l = &comm->link;
-    return l->link && !dip_word_get(&l->is_ending) ? l->ops->link_error(l->link) : DIP_OK;
+    enum dip_status status = DIP_OK;
+    if (!dip_word_set_once(&l->turn, DIP__COMM_INSIDE))
+        return DIP_OK;
+    if (l->link)
+        status = l->ops->link_error(l->link);
+    leave(l);
+    return status;
 }
 
 /* ---- through the host ---- */
@@ -171,7 +203,10 @@ enum dip_status dip__comm_link_gather(struct dip_comm *comm, struct dip_stream *
 {
     struct dip__comm_link *l = &comm->link;
     DIP_TRY(dip_comm_error(comm));
+    if (!enter(l))
+        return dip_comm_error(comm);
     enum dip_status status = l->ops->link_gather(s, l->link, all, mine, bytes);
+    leave(l);
     return status ? dip__comm_fail(comm, status) : DIP_OK;
 }
 

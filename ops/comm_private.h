@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "base/clock.h"
 #include "base/futex.h"
 #include "ops/comm.h"
 
@@ -20,6 +21,7 @@ enum {
     DIP__COMM_KEY_BYTES = 16,
     DIP__COMM_EVERYONE = -1,
 };
+#define DIP__COMM_JOIN_NS_MAX (30 * DIP_SECOND_NS)
 static_assert((int)DIP_COMM_SMALL_BYTES_MAX <= (int)DIP__COMM_PIECE_BYTES, "one exchange");
 
 /* Sockets of a pair. Only tcp has a data channel. */
@@ -40,8 +42,11 @@ struct dip__comm_link {
     struct dip_link *link; /* NULL: through the host */
     struct dip_mem parts;  /* device: the partials of all ranks */
     size_t part_bytes;     /* of one rank */
-    struct dip_word is_ending, has_ended;
+    struct dip_word turn;  /* who is inside the link: enum dip__comm_turn */
 };
+
+/* Two threads know the link, and the library behind it wants one at a time. */
+enum dip__comm_turn { DIP__COMM_NOBODY, DIP__COMM_INSIDE, DIP__COMM_OVER };
 
 struct dip_comm {
     int rank;
@@ -49,6 +54,7 @@ struct dip_comm {
     int spin_turns; /* 0 when ranks outnumber processors */
     int64_t silence_ns_max;
     int64_t wait_ns_max;
+    int64_t join_ns_max;
     const struct dip__comm_backend *backend;
     void *state;   /* the backend's */
     uint32_t turn; /* exchanges so far; device thread */

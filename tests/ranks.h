@@ -44,7 +44,7 @@ struct ranks {
     const char *backend;
     int count;
     int threads; /* of a rank; 0 = 1 */
-    int64_t silence_ns_max, wait_ns_max;
+    int64_t silence_ns_max, wait_ns_max, join_ns_max;
     struct ranks_board *board;
     pid_t pids[DIP_COMM_RANKS_MAX];
 };
@@ -73,6 +73,7 @@ static inline void rank_main(struct ranks *ranks, int rank, struct dip_comm_root
                                        .root = rank == 0 ? root : NULL,
                                        .rank = rank,
                                        .count = ranks->count,
+                                       .join_ns_max = ranks->join_ns_max,
                                        .silence_ns_max = ranks->silence_ns_max,
                                        .wait_ns_max = ranks->wait_ns_max};
     if (dip_comm_open(&options, &why, &c.comm))

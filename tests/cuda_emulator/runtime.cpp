@@ -16,12 +16,15 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <vector>
+
+#include "tests/cuda_emulator/wait.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define WITH_ASAN 1
@@ -72,6 +75,9 @@ struct guard {
 
 std::map<char *, range> device_ranges, pinned_ranges;
 std::deque<work> queue;
+bool is_draining; /* by a thread that may have let go of the lock */
+int wait_count;   /* works in the queue that wait for something outside */
+enum { WAIT_US = 100 };
 std::vector<CUstream_st *> captures; /* streams inside a capture */
 CUstream_st default_stream;
 size_t memory_bytes = (size_t)8 << 30, used_bytes;
@@ -116,10 +122,20 @@ void protect(int rights)
             mprotect(r.second.mapping, r.second.mapped_bytes - PAGE, rights);
 }
 
+void let_others(void)
+{
+    pthread_mutex_unlock(&lock);
+    usleep(WAIT_US);
+    pthread_mutex_lock(&lock);
+}
+
 void drain(void)
 {
+    while (is_draining)
+        let_others();
     if (queue.empty())
         return;
+    is_draining = true;
     protect(PROT_READ | PROT_WRITE);
     while (!queue.empty()) {
         work next = std::move(queue.front());
@@ -128,6 +144,7 @@ void drain(void)
             next();
     }
     protect(PROT_NONE);
+    is_draining = false;
 }
 
 void put_off(work w)
@@ -266,6 +283,20 @@ int dip_emulator_launch(dim3 grid, dim3 block, size_t shared_bytes, CUstream_st 
     });
 }
 
+void dip_emulator_enqueue_wait(cudaStream_t stream, bool (*may_run)(void *data),
+                               cudaHostFn_t function, void *data)
+{
+    guard g;
+    wait_count++;
+    (void)set(enqueue(stream, [=] {
+        counts.kernels++;
+        while (!may_run(data))
+            let_others();
+        function(data);
+        wait_count--;
+    }));
+}
+
 extern "C" {
 
 void dip_emulator_enqueue(cudaStream_t stream, cudaHostFn_t function, void *data)
@@ -388,6 +419,10 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     p->maxThreadsPerBlock = 1024;
     p->major = 9;
     p->multiProcessorCount = 8;
+    if (getenv("DIPTYCH_EMULATED_APART")) { /* each process has a GPU of its own */
+        int id = (int)getpid();
+        memcpy(p->uuid.bytes, &id, sizeof id);
+    }
     p->l2CacheSize = 1 << 20;
     p->memoryBusWidth = 64;
     return cudaSuccess;
@@ -763,6 +798,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     guard g;
     if (!event->is_pending)
         return set(device_error);
+    if (wait_count > 0) /* who asks must not get stuck */
+        return cudaErrorNotReady;
     cudaError_t error = wait_all(NULL);
     return error ? error : cudaErrorNotReady;
 }

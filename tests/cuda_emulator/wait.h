@@ -1,0 +1,9 @@
+/* tests/cuda_emulator/wait.h - work on the emulated GPU that waits for something outside of it. */
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+/* may_run is asked, with the device's memory in reach, until it says yes; then function runs. While
+ * it waits, other threads may ask the runtime, and find nothing done. */
+void dip_emulator_enqueue_wait(cudaStream_t stream, bool (*may_run)(void *data),
+                               cudaHostFn_t function, void *data);
