@@ -33,8 +33,10 @@ enum row {
     WORKER_STEPS,
     WORKER_PROGRESS,
     WORKER_STEP_MEAN,
+    WORKER_BATCH_ROOM,
     AR_TOKENS,
     DIFFUSION_STEPS,
+    SHARED_STEPS,
     IMAGES,
     PIXELS,
     REPLAYS,
@@ -145,8 +147,17 @@ const struct dip_metric_row dip__coordinator_rows[] = {
                           GAUGE,
                           "Of one token or one sampler step of one image; 0 = not measured.",
                           {"role", "worker"}},
+    [WORKER_BATCH_ROOM] = {"diptych_worker_batch_room",
+                           GAUGE,
+                           "Images that it is given to sample at a time, by what its steps cost; 0 "
+                           "= all its slots.",
+                           {"worker"}},
     [AR_TOKENS] = {"diptych_ar_tokens_total", COUNTER, "Image tokens drawn.", {"model"}},
     [DIFFUSION_STEPS] = {"diptych_diffusion_steps_total", COUNTER, "Sampler steps.", {"model"}},
+    [SHARED_STEPS] = {"diptych_diffusion_shared_steps_total",
+                      COUNTER,
+                      "Those of images that were not alone in them.",
+                      {NULL}},
     [IMAGES] = {"diptych_images_total", COUNTER, "Images delivered.", {"model"}},
     [PIXELS] = {"diptych_pixels_total", COUNTER, "Their pixels.", {"model"}},
     [REPLAYS] = {"diptych_replays_total",
@@ -387,6 +398,10 @@ static void put_worker(struct dip_metrics *m, int row, const struct dip_worker_v
     case WORKER_STEP_MEAN:
         put_means(m, view);
         break;
+    case WORKER_BATCH_ROOM:
+        if (view->facts.roles & DIP_ROLE_DIFFUSION)
+            dip_metrics_value(m, row, (const char *const[]){view->facts.name}, view->batch_room);
+        break;
     default:
         dip_metrics_value(m, row, labels, unix_seconds(view->last_progress_ns));
         break;
@@ -395,7 +410,7 @@ static void put_worker(struct dip_metrics *m, int row, const struct dip_worker_v
 
 static void put_workers(struct dip_metrics *m, const struct dip_coordinator_daemon *daemon)
 {
-    for (int row = SLOTS; row <= WORKER_STEP_MEAN; row++) {
+    for (int row = SLOTS; row <= WORKER_BATCH_ROOM; row++) {
         struct dip_worker_view view;
         int cursor = 0;
         while (dip_coordinator_daemon_worker(daemon, &cursor, &view))
@@ -405,10 +420,12 @@ static void put_workers(struct dip_metrics *m, const struct dip_coordinator_daem
 
 /* ---- the page ---- */
 
-static void put_work(struct dip_metrics *m, const struct dip_front_stats *stats, const char *model)
+static void put_work(struct dip_metrics *m, const struct dip_front_stats *stats,
+                     const struct dip_scheduler_stats *queue, const char *model)
 {
     dip_metrics_value(m, AR_TOKENS, &model, (double)stats->image_tokens);
     dip_metrics_value(m, DIFFUSION_STEPS, &model, (double)stats->diffusion_steps);
+    dip_metrics_value(m, SHARED_STEPS, NULL, (double)queue->shared_steps);
     dip_metrics_value(m, IMAGES, &model, (double)stats->images);
     dip_metrics_value(m, PIXELS, &model, (double)stats->pixels);
     dip_metrics_value(m, REPLAYS, (const char *const[]){"worker_lost"},
@@ -447,7 +464,7 @@ void dip__coordinator_page(struct observed *observed, const struct dip_coordinat
     dip_metrics_begin(m);
     put_front(m, daemon, stats, &queue);
     put_workers(m, daemon);
-    put_work(m, stats, facts->model);
+    put_work(m, stats, &queue, facts->model);
     dip_metrics_value(m, IS_LEADER, NULL, is_leading);
     dip_metrics_value(m, EPOCH, NULL,
                       is_leading ? (double)dip_coordinator_daemon_epoch(daemon) : 0);

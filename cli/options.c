@@ -500,7 +500,8 @@ const struct option dip__options[] = {
      .standard = "1",
      .commands = UP | WORKER,
      .offset = AT(diffusion_slots),
-     .help = "images that one diffusion worker works on at a time"},
+     .help = "images that one diffusion worker may work on at a time: as many as pay by what steps "
+             "cost it"},
     {.name = "keep-time",
      .type = OPTION_INT,
      .value = "N",

@@ -1,4 +1,5 @@
 /* cli/worker.c - `diptych worker`: the process that owns a device. */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -22,6 +23,8 @@ enum row {
     STEP_SECONDS,
     BATCH_SIZE,
     CANCEL_TO_STOP,
+    BATCH_STEP,
+    BATCH_ROOM,
     PROGRESS,
     AR_BUSY,
     HINGES,
@@ -51,6 +54,15 @@ static const struct dip_metric_row rows[] = {
                         DIP_METRIC_HISTOGRAM,
                         "From being told that nobody wants a job until its slot was free.",
                         {"phase"}},
+    [BATCH_STEP] = {"diptych_batch_step_seconds",
+                    DIP_METRIC_GAUGE,
+                    "Mean of a sampler step of so many images, of the kind stepped last; 0 = not "
+                    "measured.",
+                    {"images"}},
+    [BATCH_ROOM] = {"diptych_batch_room",
+                    DIP_METRIC_GAUGE,
+                    "Images at a time that are worth it by that; 0 = not known.",
+                    {NULL}},
     [PROGRESS] = {"diptych_worker_last_progress_timestamp_seconds",
                   DIP_METRIC_GAUGE,
                   "When they last grew, in seconds since 1970; 0 = never.",
@@ -139,6 +151,18 @@ static enum dip_status start(struct worker *w, struct dip_why *why)
     return dip__enrol_worker(o, w->daemon, w->observed.log, why, &w->enrolled);
 }
 
+/* What decides how many images a step of the sampler is made of. */
+static void put_batches(struct dip_metrics *m, const struct dip_member_load *load)
+{
+    for (int i = 0; i < DIP_BATCH_MAX; i++) {
+        char images[16];
+        snprintf(images, sizeof images, "%d", i + 1);
+        dip_metrics_value(m, BATCH_STEP, (const char *const[]){images},
+                          (double)dip_counter_get(&load->batch_step_ns[i]) / 1e9);
+    }
+    dip_metrics_value(m, BATCH_ROOM, NULL, (double)dip_counter_get(&load->batch_room));
+}
+
 static void put_page(struct worker *w, const struct dip_worker_daemon_stats *stats)
 {
     struct dip_metrics *m = w->observed.metrics;
@@ -153,6 +177,7 @@ static void put_page(struct worker *w, const struct dip_worker_daemon_stats *sta
     dip__observe_sizes(&w->observed, BATCH_SIZE, "diffusion", &stats->load->diffusion_batches);
     dip__observe_times(&w->observed, CANCEL_TO_STOP, "ar", &stats->load->ar_stops);
     dip__observe_times(&w->observed, CANCEL_TO_STOP, "diffusion", &stats->load->diffusion_stops);
+    put_batches(m, stats->load);
     dip_metrics_value(m, PROGRESS, NULL,
                       stats->steps_total ? (double)(dip_clock_unix_ns() - age_ns) / 1e9 : 0);
     dip_metrics_value(m, AR_BUSY, NULL, stats->ar_busy);

@@ -27,15 +27,19 @@ static void tokens_measure(struct dip_scheduler *s, struct image *image, int fre
 }
 
 /* Near the end of its tokens an image looks for the worker that will finish it first, and a slot is
- * kept there. Not while others wait for one: they go first. */
+ * kept there. Not while others wait for one: they go first; nor a slot of a slow one when a fast
+ * one will be free in time. */
 static void bind_diffusion(struct dip_scheduler *s, struct image *image)
 {
     int left = image->request->token_count - image->token_count;
     if (image->is_bound || left * BIND_SHARE > image->request->token_count ||
         s->diffusion_lane.count > 0)
         return;
-    int address = dip__pick_diffusion(s, image->request->step_count, image->is_isolated);
-    if (address >= 0)
+    int steps = image->request->step_count;
+    int64_t here_ns, until_ns;
+    int address = dip__pick_diffusion(s, steps, image->is_isolated, &here_ns);
+    if (address >= 0 &&
+        (image->is_isolated || !dip__is_better_later(s, steps, 1, here_ns, &until_ns)))
         dip__image_bind(s, image, (uint32_t)address);
 }
 

@@ -2,6 +2,7 @@
  * when. */
 #pragma once
 
+#include "cluster/batch.h"
 #include "cluster/groups.h"
 #include "cluster/held.h"
 #include "cluster/job.h"

@@ -22,8 +22,8 @@ void dip__on_step(struct dip_scheduler *s, const struct dip_message *m)
     if (!image || image->state != IMAGE_DIFFUSION_RUNNING)
         return;
     struct member *member = &s->members[image->diffusion_member];
-    dip__rate_add(&member->rates.step_ns, step->step_ns);
-    dip__rate_add(&s->rates.step_ns, step->step_ns);
+    dip__rate_step(s, member, step);
+    s->shared_steps += step->batch > 1;
     if (step->steps_done <= image->steps_done || step->steps_done > image->request->step_count) {
         dip__member_settle(s, member);
         return;

@@ -29,6 +29,7 @@
 #include "base/counter.h"
 #include "base/limits.h"
 #include "base/sha256.h"
+#include "cluster/batch.h"
 
 enum dip_job_sampler { DIP_JOB_EULER, DIP_JOB_DPM };
 enum dip_job_preview { DIP_JOB_PREVIEW_NONE, DIP_JOB_PREVIEW_LINEAR, DIP_JOB_PREVIEW_DECODED };
@@ -288,6 +289,9 @@ struct dip_member_load {
     struct dip_times ar_steps, diffusion_steps;     /* how long they took, */
     struct dip_sizes ar_batches, diffusion_batches; /* and how many images were in one */
     struct dip_times ar_stops, diffusion_stops; /* from a job's release until its slot is free */
+    /* What a sampler step of 1, 2, ... images costs, of the kind stepped last; 0 = not measured. */
+    struct dip_counter batch_step_ns[DIP_BATCH_MAX];
+    struct dip_counter batch_room; /* images at a time that are worth having by that */
 };
 
 /* Liveness is progress: a busy member whose steps_total stands still is not alive. */
@@ -351,7 +355,9 @@ struct dip_message_hinge_ready {
 
 struct dip_message_step {
     int32_t steps_done;
-    int64_t step_ns; /* measured by the worker: what one step of one job costs it */
+    int64_t step_ns; /* measured by the worker: what one step of one job costs it, */
+    int32_t batch;   /* in a step of so many jobs; 0 = it does not say */
+    int32_t room;    /* jobs at a time that are worth it by what it measured; 0 = all its slots */
 };
 
 /* PREVIEW and IMAGE. Times only with IMAGE. */

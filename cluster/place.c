@@ -1,8 +1,9 @@
 /* cluster/place.c - gives waiting images to members with free slots.
  *
  * The next image (lane.c) goes to the best member (pool.c): the AR worker that draws soonest, the
- * diffusion worker that will finish first (design, life of a request, 4). Images under suspicion
- * come before the others, each to a member that runs no other one. */
+ * diffusion worker that will finish first (design, life of a request, 4), which may be one that is
+ * busy yet: then the image waits for its slot, and is looked at again when that is overdue. Images
+ * under suspicion come before the others, each to a member that runs no other one. */
 #include "base/assert.h"
 #include "cluster/state.h"
 
@@ -48,9 +49,13 @@ void dip__diffusion_start(struct dip_scheduler *s, struct image *image, uint32_t
 
 static bool place_diffusion(struct dip_scheduler *s, struct image *image)
 {
-    int address =
-        image ? dip__pick_diffusion(s, image->request->step_count, image->is_isolated) : -1;
+    int steps = image ? image->request->step_count : 0;
+    int64_t here_ns = 0;
+    int address = image ? dip__pick_diffusion(s, steps, image->is_isolated, &here_ns) : -1;
     if (address < 0)
+        return false;
+    if (!image->is_isolated &&
+        dip__is_better_later(s, steps, s->diffusion_lane.count, here_ns, &s->look_ns))
         return false;
     dip__lane_serve(s, &s->diffusion_lane, image);
     dip__diffusion_start(s, image, (uint32_t)address);
@@ -77,6 +82,7 @@ void dip__place(struct dip_scheduler *s)
 {
     dip__lane_age(s, &s->diffusion_lane);
     dip__lane_age(s, &s->ar_lane);
+    s->look_ns = INT64_MAX;
     while (place_diffusion(s, first_isolated(&s->diffusion_lane)))
         continue;
     while (place_diffusion(s, dip__lane_first(&s->diffusion_lane)))

@@ -1,16 +1,28 @@
 /* cluster/pool.c - the members with room, in the order in which they would finish.
  *
  * AR: the member that draws a token soonest with one more image beside those it has. Diffusion: by
- * speed first (eight classes to the octave of a step's time), within a speed by the time that its
- * backlog takes; the first of every speed is compared, so a choice costs the number of different
- * speeds, not of members. One that has not been measured counts as the mean of all.
+ * speed first (eight classes to the octave of an image's part of a step, with one more image
+ * there), within a speed by the time that its backlog takes; the first of every speed is compared,
+ * so a choice costs the number of different speeds, not of members. One that has not been measured
+ * counts as the mean of all. Room is what a member wants by its own measurements (cluster/batch.h),
+ * not what it could hold: where two images at a time take twice as long, the second one waits here
+ * and is still free to go elsewhere.
+ *
+ * A slow member with room is passed over while a fast one that is busy would serve everybody who
+ * waits before the slow one had served the first: nothing is lost by that, even when it is idle.
  *
  * A member that could not do what it was told is set aside, longer with every time in a row. */
 #include "base/assert.h"
 #include "base/clock.h"
 #include "cluster/state.h"
 
-enum { ISOLATED_LOOKS_MAX = 16, SPEEDS_PER_OCTAVE = 8 };
+enum {
+    ISOLATED_LOOKS_MAX = 16,
+    SPEEDS_PER_OCTAVE = 8,
+    RELEASES_MAX = 8, /* slots that are looked at because they will be free soon */
+    GAIN_PARTS = 4,   /* what waiting must save */
+    OVERDUE_PARTS = 4 /* of an image's time: then a slot is not waited for any more */
+};
 
 #define ASIDE_NS_SHORTEST (DIP_SECOND_NS / 4)
 #define ASIDE_NS_LONGEST  (30 * DIP_SECOND_NS)
@@ -25,11 +37,35 @@ static int least(int a, int b)
     return a < b ? a : b;
 }
 
+/* One image's part of a step of the member, when it has so many. */
+static int64_t share_ns_of(const struct dip_scheduler *s, const struct member *member, int live)
+{
+    int64_t share_ns = dip__share_ns(&member->rates, live);
+    if (share_ns == 0)
+        share_ns = dip__share_ns(&s->rates, live);
+    return share_ns > 0 ? share_ns : 1;
+}
+
+/* With one more. */
 static int64_t step_ns_of(const struct dip_scheduler *s, const struct member *member)
 {
-    if (member->rates.step_ns > 0)
-        return member->rates.step_ns;
-    return s->rates.step_ns > 0 ? s->rates.step_ns : 1;
+    return share_ns_of(s, member, member->diffusion_live + member->bound + 1);
+}
+
+/* From now on: behind all that it has, and not faster than alone. */
+static int64_t diffusion_ns(const struct dip_scheduler *s, const struct member *member,
+                            int step_count)
+{
+    int64_t together_ns = (member->backlog_steps + (int64_t)step_count) * step_ns_of(s, member);
+    int64_t alone_ns = step_count * share_ns_of(s, member, 1);
+    return together_ns > alone_ns ? together_ns : alone_ns;
+}
+
+int dip__diffusion_slots(const struct member *member)
+{
+    bool is_less =
+        member->diffusion_wanted > 0 && member->diffusion_wanted < member->diffusion_slots;
+    return is_less ? member->diffusion_wanted : member->diffusion_slots;
 }
 
 static int speed_of(int64_t step_ns)
@@ -86,7 +122,7 @@ static void settle_sums(struct dip_scheduler *s, struct member *member, int ar_r
     struct pool *pool = &s->pool;
     uint32_t roles = dip__member_takes(member) ? member->roles : 0;
     int ar_slots = roles & DIP_ROLE_AR ? least(member->ar_slots, member->hinge_slots) : 0;
-    int diffusion_slots = roles & DIP_ROLE_DIFFUSION ? member->diffusion_slots : 0;
+    int diffusion_slots = roles & DIP_ROLE_DIFFUSION ? dip__diffusion_slots(member) : 0;
     pool->ar_count += !!(roles & DIP_ROLE_AR) - !!(member->pooled_roles & DIP_ROLE_AR);
     pool->diffusion_count +=
         !!(roles & DIP_ROLE_DIFFUSION) - !!(member->pooled_roles & DIP_ROLE_DIFFUSION);
@@ -107,7 +143,9 @@ void dip__member_settle(struct dip_scheduler *s, struct member *member)
     if (dip__member_takes(member) && (member->roles & DIP_ROLE_AR))
         ar_room = least(member->ar_slots - member->ar_live, member->hinge_slots - member->hinges);
     if (dip__member_takes(member) && (member->roles & DIP_ROLE_DIFFUSION))
-        diffusion_room = member->diffusion_slots - member->diffusion_live - member->bound;
+        diffusion_room = dip__diffusion_slots(member) - member->diffusion_live - member->bound;
+    if (diffusion_room < 0) /* it has come to want fewer than it has */
+        diffusion_room = 0;
     settle_ar(s, member, ar_room);
     settle_diffusion(s, member, diffusion_room);
     settle_sums(s, member, ar_room, diffusion_room);
@@ -141,7 +179,8 @@ static const struct member *first_of_speed(const struct tree *tree, bool is_isol
     return NULL;
 }
 
-int dip__pick_diffusion(const struct dip_scheduler *s, int step_count, bool is_isolated)
+int dip__pick_diffusion(const struct dip_scheduler *s, int step_count, bool is_isolated,
+                        int64_t *ret_ns)
 {
     const struct member *best = NULL;
     int64_t best_ns = INT64_MAX;
@@ -152,15 +191,40 @@ int dip__pick_diffusion(const struct dip_scheduler *s, int step_count, bool is_i
                 first_of_speed(&s->pool.diffusion_open[speed], is_isolated);
             if (!member)
                 continue;
-            int64_t finish_ns =
-                (member->backlog_steps + (int64_t)step_count) * step_ns_of(s, member);
-            if (finish_ns < best_ns) {
+            int64_t took_ns = diffusion_ns(s, member, step_count);
+            if (took_ns < best_ns) {
                 best = member;
-                best_ns = finish_ns;
+                best_ns = took_ns;
             }
         }
     }
+    bool is_measured = best && dip__share_ns(&best->rates, 1) > 0;
+    *ret_ns = is_measured ? best_ns : INT64_MAX;
     return best ? (int)(best - s->members) : -1;
+}
+
+bool dip__is_better_later(const struct dip_scheduler *s, int step_count, int waiting,
+                          int64_t here_ns, int64_t *ret_until_ns)
+{
+    struct tree_node *node = s->diffusion_finishes.first;
+    if (here_ns == INT64_MAX) /* not measured: the way to know is to try */
+        return false;
+    for (int i = 0; node && i < RELEASES_MAX; i++, node = dip__tree_next(node)) {
+        const struct image *image = dip__tree_owner(node, struct image, finish);
+        const struct member *member = &s->members[image->diffusion_member];
+        int live = member->diffusion_live;
+        if (!dip__member_takes(member) || live + member->bound > dip__diffusion_slots(member) ||
+            dip__share_ns(&member->rates, live) == 0)
+            continue;
+        int64_t each_ns = step_count * dip__share_ns(&member->rates, live) * live;
+        int64_t free_ns = node->key > s->now_ns ? node->key - s->now_ns : 0;
+        int64_t until_ns = node->key + each_ns / OVERDUE_PARTS;
+        if (until_ns <= s->now_ns || free_ns + waiting * each_ns > here_ns - here_ns / GAIN_PARTS)
+            continue;
+        *ret_until_ns = until_ns;
+        return true;
+    }
+    return false;
 }
 
 void dip__member_set_aside(struct dip_scheduler *s, struct member *member)

@@ -40,6 +40,26 @@ void dip__rate_tokens(struct dip_scheduler *s, struct member *member, int64_t to
     dip__rate_add(&s->rates.token_ns, alone_ns);
 }
 
+void dip__rate_step(struct dip_scheduler *s, struct member *member,
+                    const struct dip_message_step *step)
+{
+    int batch = step->batch < 1 ? 1 : step->batch < DIP_BATCH_MAX ? step->batch : DIP_BATCH_MAX;
+    dip__rate_add(&member->rates.share_ns[batch - 1], step->step_ns);
+    dip__rate_add(&s->rates.share_ns[batch - 1], step->step_ns);
+    if (step->room > 0)
+        member->diffusion_wanted = step->room;
+}
+
+/* A worker makes its steps of as many images as cost least each. */
+int64_t dip__share_ns(const struct rates *rates, int live)
+{
+    int64_t least_ns = 0;
+    for (int i = 0; i < DIP_BATCH_MAX && (i < live || least_ns == 0); i++)
+        if (rates->share_ns[i] > 0 && (least_ns == 0 || rates->share_ns[i] < least_ns))
+            least_ns = rates->share_ns[i];
+    return least_ns;
+}
+
 int64_t dip__token_ns(const struct rates *rates, int live)
 {
     return rates->token_ns * (live + NEIGHBOUR_SHARE - 1) / NEIGHBOUR_SHARE;
@@ -59,9 +79,10 @@ static int64_t ar_left_ns(const struct dip_scheduler *s, const struct image *ima
 static int64_t diffusion_left_ns(const struct dip_scheduler *s, const struct image *image)
 {
     const struct member *member = &s->members[image->diffusion_member];
-    int64_t step_ns = member->rates.step_ns > 0 ? member->rates.step_ns : s->rates.step_ns;
+    int live = member->diffusion_live;
+    int64_t share_ns = dip__share_ns(&member->rates, live);
     int64_t left = image->request->step_count - image->steps_done;
-    return left * step_ns * member->diffusion_live;
+    return left * (share_ns > 0 ? share_ns : dip__share_ns(&s->rates, live)) * live;
 }
 
 void dip__finish_update(struct dip_scheduler *s, struct image *image)
@@ -112,11 +133,11 @@ static int64_t ar_service_ns(const struct dip_scheduler *s, int tokens, int ahea
 static int64_t diffusion_service_ns(const struct dip_scheduler *s, int steps, int ahead)
 {
     const struct pool *pool = &s->pool;
-    if (s->rates.step_ns == 0 || pool->diffusion_count == 0)
+    if (dip__share_ns(&s->rates, 1) == 0 || pool->diffusion_count == 0)
         return 0;
     int live = company(s->state_counts[IMAGE_DIFFUSION_RUNNING], ahead, pool->diffusion_slots,
                        pool->diffusion_count);
-    return clamp_service(steps * s->rates.step_ns * live);
+    return clamp_service(steps * dip__share_ns(&s->rates, live) * live);
 }
 
 /* When the image with `ahead` before it gets a slot; 0 = cannot be known. */
@@ -229,7 +250,7 @@ int64_t dip__pushback_ns(const struct dip_scheduler *s, const struct dip_message
 {
     struct load load = load_of(submit);
     const struct pool *pool = &s->pool;
-    if (pool->diffusion_slots == 0 || s->rates.step_ns == 0)
+    if (pool->diffusion_slots == 0 || dip__share_ns(&s->rates, 1) == 0)
         return DIP_SECOND_NS;
     int64_t every_ns =
         diffusion_service_ns(s, load.steps, pool->diffusion_slots) / pool->diffusion_slots;

@@ -113,6 +113,7 @@ enum dip_status dip_scheduler_new(const struct dip_scheduler_limits *limits,
     if (!s)
         return DIP_NO_MEMORY;
     limits_take(s, limits);
+    s->look_ns = INT64_MAX;
     if (!reserve(s)) {
         dip_scheduler_free(s);
         return DIP_NO_MEMORY;
@@ -229,6 +230,8 @@ int64_t dip_scheduler_wake_ns(const struct dip_scheduler *scheduler)
         wake_ns = s->asides.first->key;
     if (s->news.first && s->news.first->news_ns < wake_ns)
         wake_ns = s->news.first->news_ns;
+    if (s->look_ns < wake_ns)
+        wake_ns = s->look_ns;
     return wake_ns;
 }
 
@@ -252,6 +255,7 @@ struct dip_scheduler_stats dip_scheduler_stats(const struct dip_scheduler *sched
         .diffusion_slots = s->pool.diffusion_slots,
         .held = s->held_count,
         .oldest_wait_ns = oldest ? s->now_ns - oldest->submitted_ns : 0,
+        .shared_steps = s->shared_steps,
         .diffusion_wait_ns = next ? s->now_ns - next->wait_ns : 0,
     };
 }
@@ -271,7 +275,8 @@ struct dip_member_stats dip_scheduler_member(const struct dip_scheduler *schedul
         .backlog_steps = member->backlog_steps,
         .prefill_ns = member->rates.prefill_ns,
         .token_ns = member->rates.token_ns,
-        .step_ns = member->rates.step_ns,
+        .step_ns = dip__share_ns(&member->rates, 1),
+        .diffusion_wanted = member->diffusion_wanted,
         .picture_ns = member->rates.picture_ns,
     };
 }

@@ -176,14 +176,16 @@ struct dip_scheduler_stats {
     int held;                      /* requests that wait because a panel had no worker */
     int64_t oldest_wait_ns;        /* of the requests that have not begun, at the last message */
     int64_t diffusion_wait_ns;     /* of the image that is next to be diffused */
+    int64_t shared_steps;          /* sampler steps of images that were not alone in them, so far */
 };
 struct dip_scheduler_stats dip_scheduler_stats(const struct dip_scheduler *scheduler);
 
 struct dip_member_stats {
     bool is_alive, is_draining;
     int ar_live, hinges, diffusion_live;
-    int jobs;          /* all of them, pictures being encoded included */
-    int backlog_steps; /* diffusion steps still to do */
+    int jobs;             /* all of them, pictures being encoded included */
+    int backlog_steps;    /* diffusion steps still to do */
+    int diffusion_wanted; /* images at a time, by what its steps cost; 0 = all its slots */
     int64_t prefill_ns, token_ns, step_ns, picture_ns; /* measured, mean; 0 = not yet */
 };
 struct dip_member_stats dip_scheduler_member(const struct dip_scheduler *scheduler,

@@ -95,6 +95,7 @@ struct sim_worker {
     uint32_t roles;
     int ar_slots, hinge_slots, diffusion_slots;
     int64_t token_ns, step_ns;
+    bool is_wide;     /* images that share a step cost it a fifth each, instead of all */
     int slowness;     /* 1, or more while it is slow */
     int skew_percent; /* what it says of times is so much of the truth */
 

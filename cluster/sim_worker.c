@@ -23,6 +23,7 @@ void dip__sim_worker_init(struct sim *s, uint32_t worker)
     w->diffusion_slots = 1 + (int)dip__sim_draw(s, 3);
     w->token_ns = DIP_MS_NS + (int64_t)dip__sim_draw(s, 4 * DIP_MS_NS);
     w->step_ns = 20 * DIP_MS_NS + (int64_t)dip__sim_draw(s, 60 * DIP_MS_NS);
+    w->is_wide = w->step_ns % 2;
     w->slowness = 1;
     w->skew_percent = s->has_skew ? 20 + (int)dip__sim_draw(s, 480) : 100;
 }
@@ -286,12 +287,29 @@ static void go_decode(struct sim *s, uint32_t worker, struct sim_job *job)
     dip__sim_ready_say(s, worker, job);
 }
 
+/* Images that are sampled, this one included. */
+static int company_of(const struct sim_worker *w)
+{
+    int count = dip__sim_count_stages(w, SIM_JOB_CONDITION, SIM_JOB_STEPS);
+    return count > 0 ? count : 1;
+}
+
+/* Until an image has made its next step: they share one, or take turns. */
+static int64_t step_ns_of(const struct sim_worker *w)
+{
+    int64_t alone_ns = w->step_ns * w->slowness;
+    return w->is_wide ? alone_ns * (4 + company_of(w)) / 5 : alone_ns * company_of(w);
+}
+
 void dip__sim_step_say(struct sim *s, uint32_t worker, const struct sim_job *job)
 {
     const struct sim_worker *w = &s->workers[worker];
     struct dip_message m = {.kind = DIP_MESSAGE_STEP};
+    int company = w->is_wide ? company_of(w) : 1;
     m.as.step.steps_done = job->done;
-    m.as.step.step_ns = skewed(w, w->step_ns * w->slowness);
+    m.as.step.step_ns = skewed(w, w->is_wide ? step_ns_of(w) / company : w->step_ns * w->slowness);
+    m.as.step.batch = company;
+    m.as.step.room = w->is_wide ? w->diffusion_slots : 1;
     dip__sim_job_say(s, worker, job, m);
 }
 
@@ -299,10 +317,9 @@ static void go_steps(struct sim *s, uint32_t worker, struct sim_job *job)
 {
     const struct sim_worker *w = &s->workers[worker];
     if (job->done < job->total) {
-        int company = dip__sim_count_stages(w, SIM_JOB_CONDITION, SIM_JOB_STEPS);
         job->done++;
         dip__sim_step_say(s, worker, job);
-        dip__sim_job_wait(s, worker, job, w->step_ns * w->slowness * (company > 0 ? company : 1));
+        dip__sim_job_wait(s, worker, job, step_ns_of(w));
         return;
     }
     job->stage = SIM_JOB_ENCODE;

@@ -28,8 +28,9 @@ enum { PRIORITY_COUNT = DIP_PRIORITY_INTERACTIVE + 1 };
 /* Mean times; 0 = not measured. */
 struct rates {
     int64_t prefill_ns;
-    int64_t token_ns;   /* one token of one image, alone; see rate.c for company */
-    int64_t step_ns;    /* one diffusion step of one image, as if alone */
+    int64_t token_ns; /* one token of one image, alone; see rate.c for company */
+    /* One image's part of a diffusion step of 1, 2, ... images; 0 = not measured. */
+    int64_t share_ns[DIP_BATCH_MAX];
     int64_t picture_ns; /* last step to file: decoder, encoder */
 };
 
@@ -107,11 +108,12 @@ struct member {
     bool is_alive, is_draining, is_drained;
     uint32_t roles;
     int ar_slots, hinge_slots, diffusion_slots;
-    int ar_live;        /* images in AR_RUNNING here */
-    int hinges;         /* images whose ar_member this is: drawn here or kept here */
-    int diffusion_live; /* images in DIFFUSION_RUNNING here */
-    int diffusion_jobs; /* those and the ones being encoded */
-    int bound;          /* slots kept for images whose tokens are nearly drawn */
+    int diffusion_wanted; /* images at a time, by what its steps cost; 0 = all its slots */
+    int ar_live;          /* images in AR_RUNNING here */
+    int hinges;           /* images whose ar_member this is: drawn here or kept here */
+    int diffusion_live;   /* images in DIFFUSION_RUNNING here */
+    int diffusion_jobs;   /* those and the ones being encoded */
+    int bound;            /* slots kept for images whose tokens are nearly drawn */
     int backlog_steps;
     int isolated_count; /* images under suspicion that run here */
     struct rates rates;
@@ -130,7 +132,8 @@ struct member {
 
 /* ---- members with room (pool.c) ---- */
 
-/* Eight speeds to the octave of step_ns: within one, order by backlog is order by finish. */
+/* Eight speeds to the octave of an image's part of a step: within one, order by backlog is order by
+ * finish. */
 enum { SPEED_COUNT = 512 };
 
 struct pool {
@@ -192,8 +195,10 @@ struct dip_scheduler {
     struct tree ar_finishes, diffusion_finishes;
     struct tree expiries; /* requests by the time that ends them */
     struct tree asides;   /* members by the time that brings them back */
+    int64_t look_ns;      /* a slot that an image waits for was due by then; INT64_MAX = none */
     struct request_list waiting, news, held;
     int held_count;
+    int64_t shared_steps; /* sampler steps of images that were not alone in them */
 
     struct dip_action *actions; /* [action_count_max], those of the last message */
     int action_count, action_count_max, action_index;
@@ -294,7 +299,15 @@ void dip__member_settle(struct dip_scheduler *s, struct member *member);
 
 /* The member's address, or -1. `is_isolated`: one without an image under suspicion. */
 int dip__pick_ar(const struct dip_scheduler *s, bool is_isolated);
-int dip__pick_diffusion(const struct dip_scheduler *s, int step_count, bool is_isolated);
+/* *ret_ns: how long it would take there; INT64_MAX where nothing was measured yet. */
+int dip__pick_diffusion(const struct dip_scheduler *s, int step_count, bool is_isolated,
+                        int64_t *ret_ns);
+/* Whether a slot that others have yet would serve all of `waiting` such images, one after another,
+ * clearly before `here_ns` have passed. *ret_until_ns: when that slot will be overdue. */
+bool dip__is_better_later(const struct dip_scheduler *s, int step_count, int waiting,
+                          int64_t here_ns, int64_t *ret_until_ns);
+/* How many images a member is given at a time. */
+int dip__diffusion_slots(const struct member *member);
 
 /* It could not do what it was told: no new work for a while, longer every time. */
 void dip__member_set_aside(struct dip_scheduler *s, struct member *member);
@@ -305,6 +318,14 @@ void dip__member_set_aside(struct dip_scheduler *s, struct member *member);
 void dip__rate_add(int64_t *rate, int64_t measured_ns);
 /* `count` tokens of one image came `took_ns` after those before, while `live` were drawn. */
 void dip__rate_tokens(struct dip_scheduler *s, struct member *member, int64_t took_ns, int count);
+
+/* What a step of its sampler says of the member. */
+void dip__rate_step(struct dip_scheduler *s, struct member *member,
+                    const struct dip_message_step *step);
+
+/* One image's part of a step where `live` take turns, or share one as far as that pays; 0 = not
+ * measured. */
+int64_t dip__share_ns(const struct rates *rates, int live);
 
 /* One token of each of `live` images decoded together. */
 int64_t dip__token_ns(const struct rates *rates, int live);

@@ -321,6 +321,8 @@ static enum dip_status encode_stage(const struct dip_message *m, struct job_send
     case DIP_MESSAGE_STEP:
         step.steps_done = dip__wire_u32(m->as.step.steps_done);
         step.step_ns = dip__wire_u64(m->as.step.step_ns);
+        step.batch = dip__wire_u32(m->as.step.batch);
+        step.room = dip__wire_u32(m->as.step.room);
         s->event.step = &step;
         return send_job(s, PB_(JOB_EVENT__KIND_STEP));
     default:
@@ -497,7 +499,11 @@ static enum dip_status read_step(const Pb_(Step) * in, struct dip_why *why, stru
 {
     m->kind = DIP_MESSAGE_STEP;
     DIP_TRY(dip__wire_range(why, "steps_done", in->steps_done, 1, DIP_STEPS_MAX));
+    DIP_TRY(dip__wire_range(why, "batch", in->batch, 0, DIP_SLOTS_MAX));
+    DIP_TRY(dip__wire_range(why, "room", in->room, 0, DIP_SLOTS_MAX));
     m->as.step.steps_done = (int32_t)in->steps_done;
+    m->as.step.batch = (int32_t)in->batch;
+    m->as.step.room = (int32_t)in->room;
     return dip__wire_ns(why, "step_ns", in->step_ns, &m->as.step.step_ns);
 }
 

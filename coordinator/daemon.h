@@ -206,6 +206,7 @@ struct dip_worker_view {
     int rank, group_size;
     int slots, slots_busy;     /* over both panels */
     int64_t token_ns, step_ns; /* measured, of one image alone; 0 = not yet */
+    int batch_room;            /* images that it is given to sample at a time; 0 = all its slots */
     uint64_t steps_total;
     int64_t last_progress_ns; /* of dip_clock_now_ns; 0 = never */
 };

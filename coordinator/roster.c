@@ -77,6 +77,7 @@ struct dip_worker_view dip__roster_view(const struct dip_coordinator_daemon *d,
     view.slots_busy = stats.ar_live + stats.diffusion_live;
     view.token_ns = stats.token_ns;
     view.step_ns = stats.step_ns;
+    view.batch_room = stats.diffusion_wanted;
     return view;
 }
 

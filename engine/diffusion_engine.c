@@ -172,6 +172,7 @@ enum dip_status dip_diffusion_engine_new(const struct dip_model *model, struct d
     engine->model = model;
     engine->device = device;
     engine->options = *options;
+    engine->batch_limit = options->batch_max;
     engine->latent_count_max = cells_max * model->config.dit.latent_channels;
     engine->pixels_max = cells_max * factor * factor;
     status = host_reserve(engine);

@@ -82,6 +82,7 @@ struct dip_diffusion_engine {
     struct dip__diffusion_plan plan_host; /* the same as plan, on its way */
     uint32_t *is_bad;                     /* [batch_max] */
     int batch_count;
+    int batch_limit;                             /* for the next step: 1 .. batch_max */
     struct dip__diffusion_recording *recordings; /* [DIP__DIFFUSION_RECORDINGS] */
     uint64_t recording_turn;
     float *staging;       /* one condition or latent on its way to or from the outside */

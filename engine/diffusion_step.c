@@ -134,13 +134,34 @@ static bool kinds_equal(const struct dip__diffusion_slot *a, const struct dip__d
            dip__diffusion_is_guided(a) == dip__diffusion_is_guided(b);
 }
 
+int dip_diffusion_engine_due(const struct dip_diffusion_engine *engine, int64_t *ret_kind)
+{
+    const struct dip__diffusion_slot *next = slot_oldest(engine, DIP__DIFFUSION_STEPPING);
+    int count = 0;
+    if (!next || slot_oldest(engine, DIP__DIFFUSION_STEPPED) ||
+        slot_oldest(engine, DIP__DIFFUSION_ADMITTED))
+        return 0;
+    for (int i = 0; i < engine->options.slot_count; i++)
+        count += engine->slots[i].stage == DIP__DIFFUSION_STEPPING &&
+                 kinds_equal(&engine->slots[i], next);
+    *ret_kind = 2 * (int64_t)next->params.latent_height * next->params.latent_width +
+                dip__diffusion_is_guided(next);
+    return count < engine->options.batch_max ? count : engine->options.batch_max;
+}
+
+void dip_diffusion_engine_set_batch(struct dip_diffusion_engine *engine, int count)
+{
+    dip_assert(count >= 1 && count <= engine->options.batch_max);
+    engine->batch_limit = count;
+}
+
 /* Fills engine->batch; the turns it hands out put the chosen behind everyone else. */
 static void batch_gather(struct dip_diffusion_engine *engine)
 {
     uint64_t turn_first = engine->turn_next;
     struct dip__diffusion_slot *next = slot_oldest(engine, DIP__DIFFUSION_STEPPING);
     engine->batch_count = 0;
-    while (next && engine->batch_count < engine->options.batch_max) {
+    while (next && engine->batch_count < engine->batch_limit) {
         engine->batch[engine->batch_count++] = next;
         next->turn = engine->turn_next++;
         next = NULL;

@@ -182,7 +182,13 @@ struct dip_diffusion_event {
     int width, height;
 };
 
-/* One advance: condition new jobs, one sampler step for up to batch_max jobs (round robin), or one
+/* How many jobs the next advance could step together, at most batch_max, and a positive number that
+ * is equal for jobs whose steps are alike (size, guided or not); 0 when it is no sampler step. */
+int dip_diffusion_engine_due(const struct dip_diffusion_engine *engine, int64_t *ret_kind);
+/* From now on a step takes no more than `count` of them, 1 .. batch_max, which it was at first. */
+void dip_diffusion_engine_set_batch(struct dip_diffusion_engine *engine, int count);
+
+/* One advance: condition new jobs, one sampler step for up to so many jobs (round robin), or one
  * decode. Events: at most one per live slot. Errors: DEVICE. */
 DIP_MUST_USE enum dip_status dip_diffusion_engine_step(struct dip_diffusion_engine *engine,
                                                        struct dip_diffusion_event *events,

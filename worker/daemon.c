@@ -115,7 +115,7 @@ static void limits_fill(struct dip_worker_daemon *d)
     o->ar_slots = or_default(o->ar_slots, AR_SLOTS);
     o->hinge_slots = or_default(o->hinge_slots, 2 * o->ar_slots);
     o->diffusion_slots = or_default(o->diffusion_slots, DIFFUSION_SLOTS);
-    o->diffusion_batch_max = or_default(o->diffusion_batch_max, 1);
+    o->diffusion_batch_max = or_default(o->diffusion_batch_max, o->diffusion_slots);
     o->image_tokens_max = or_default(o->image_tokens_max, g->grid_height * g->grid_width);
     int prompt_max = d->config.ar.position_max - o->image_tokens_max;
     if (prompt_max > DIP_PROMPT_TOKENS_MAX)

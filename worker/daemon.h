@@ -46,7 +46,7 @@ struct dip_worker_daemon_options {
     int ar_slots;            /* [4] */
     int hinge_slots;         /* [2 * ar_slots] */
     int diffusion_slots;     /* [1] */
-    int diffusion_batch_max; /* [1] */
+    int diffusion_batch_max; /* [diffusion_slots] */
     int prompt_tokens_max;   /* [DIP_PROMPT_TOKENS_MAX, as far as the model has positions] */
     int image_tokens_max;    /* [the model's grid] */
     int latent_height_max;   /* [the model's] */

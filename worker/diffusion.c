@@ -289,11 +289,23 @@ static void picture_send(struct dip_worker *w, enum file_work_kind kind, struct 
 
 /* ---- what a step did ---- */
 
-static void say_step(struct dip_worker *w, const struct diffusion_job *job, int64_t step_ns)
+/* One advance of the engine: what it was made of, and what it says of the device. */
+struct advance {
+    int64_t kind; /* what steps are like, of a sampler step; 0 = it was none */
+    int count;
+    int64_t each_ns; /* what a step of one job costs in such company; 0 = not known */
+    int room;        /* jobs at a time that are worth it */
+};
+
+static void say_step(struct dip_worker *w, const struct diffusion_job *job,
+                     const struct advance *advance)
 {
     struct dip_message message = {
         .kind = DIP_MESSAGE_STEP,
-        .as.step = {.steps_done = job->steps_done, .step_ns = step_ns},
+        .as.step = {.steps_done = job->steps_done,
+                    .step_ns = advance->each_ns,
+                    .batch = advance->count,
+                    .room = advance->room},
     };
     dip__worker_say(w, &job->tag, &message);
 }
@@ -303,7 +315,7 @@ void dip__worker_diffusion_resume(struct dip_worker *w, struct diffusion_job *jo
     if (job->conditioned_ns > 0)
         dip__worker_say(w, &job->tag, &(struct dip_message){.kind = DIP_MESSAGE_CONDITIONED});
     if (job->steps_done > 0)
-        say_step(w, job, 0);
+        say_step(w, job, &(struct advance){.count = 0});
 }
 
 /* Where another worker could go on, every so many steps. Nobody's result hangs on it. */
@@ -333,12 +345,12 @@ static enum dip_status checkpoint_send(struct dip_worker *w, const struct diffus
 }
 
 static void job_step(struct dip_worker *w, struct diffusion_job *job,
-                     const struct dip_diffusion_event *event, int64_t step_ns)
+                     const struct dip_diffusion_event *event, const struct advance *advance)
 {
     job->last_step_ns = dip_clock_now_ns();
     job->steps_done = event->steps_done;
     w->has_held_news = w->has_held_news || job->tag.id == 0;
-    say_step(w, job, step_ns);
+    say_step(w, job, advance);
     if (event->rgb)
         picture_send(w, FILE_PREVIEW, job, event);
 }
@@ -361,7 +373,7 @@ static void job_decoded(struct dip_worker *w, struct diffusion_job *job,
 }
 
 static void event_handle(struct dip_worker *w, const struct dip_diffusion_event *event,
-                         int64_t step_ns)
+                         const struct advance *advance)
 {
     struct diffusion_job *job = job_of_handle(w, event->id);
     dip_assert(job && job->is_live);
@@ -371,7 +383,7 @@ static void event_handle(struct dip_worker *w, const struct dip_diffusion_event 
         dip__worker_say(w, &job->tag, &(struct dip_message){.kind = DIP_MESSAGE_CONDITIONED});
         break;
     case DIP_DIFFUSION_STEP:
-        job_step(w, job, event, step_ns);
+        job_step(w, job, event, advance);
         break;
     case DIP_DIFFUSION_DECODED:
         job_decoded(w, job, event);
@@ -383,16 +395,60 @@ static void event_handle(struct dip_worker *w, const struct dip_diffusion_event 
     }
 }
 
+/* Whether the step did nothing beside: no preview was painted, no trace written. */
+static bool is_plain_step(struct dip_worker *w, int event_count)
+{
+    for (int i = 0; i < event_count; i++) {
+        const struct diffusion_job *job = job_of_handle(w, w->diffusion_events[i].id);
+        if (w->diffusion_events[i].kind != DIP_DIFFUSION_STEP || w->diffusion_events[i].rgb ||
+            (job && job->params.is_traced))
+            return false;
+    }
+    return event_count > 0;
+}
+
+static void advance_measure(struct dip_worker *w, struct advance *advance, int64_t took_ns)
+{
+    int count = advance->count;
+    if (advance->kind == 0 || count == 0)
+        return;
+    advance->each_ns = took_ns / count;
+    if (is_plain_step(w, count))
+        dip_batch_add(&w->batch, advance->kind, count, took_ns);
+    else if (dip_batch_step_ns(&w->batch, advance->kind, count) > 0)
+        advance->each_ns = dip_batch_step_ns(&w->batch, advance->kind, count) / count;
+    advance->room = dip_batch_room(&w->batch, advance->kind, w->options.diffusion_batch_max);
+}
+
+/* For the metrics page. */
+static void costs_show(struct dip_worker *w, const struct advance *advance)
+{
+    struct dip_member_load *load = w->options.load;
+    if (!load || advance->room == 0)
+        return;
+    for (int i = 0; i < DIP_BATCH_MAX; i++)
+        dip_counter_set(&load->batch_step_ns[i],
+                        (uint64_t)dip_batch_step_ns(&w->batch, advance->kind, i + 1));
+    dip_counter_set(&load->batch_room, (uint64_t)advance->room);
+}
+
 enum dip_status dip__worker_diffusion_step(struct dip_worker *w, int *ret_images)
 {
+    struct advance advance = {.kind = 0};
     int event_count = 0;
+    int ready = dip_diffusion_engine_due(w->diffusion, &advance.kind);
+    if (ready > 0)
+        dip_diffusion_engine_set_batch(w->diffusion,
+                                       dip_batch_next(&w->batch, advance.kind, ready));
     int64_t begin_ns = dip_clock_now_ns();
     w->traced_job = NULL;
     DIP_TRY(dip_diffusion_engine_step(w->diffusion, w->diffusion_events, w->options.diffusion_slots,
                                       &event_count));
-    int64_t step_ns = (dip_clock_now_ns() - begin_ns) / (event_count > 0 ? event_count : 1);
+    advance.count = ready > 0 ? event_count : 0;
+    advance_measure(w, &advance, dip_clock_now_ns() - begin_ns);
+    costs_show(w, &advance);
     for (int i = 0; i < event_count; i++)
-        event_handle(w, &w->diffusion_events[i], step_ns);
+        event_handle(w, &w->diffusion_events[i], &advance);
     for (int i = 0; i < event_count; i++) {
         const struct diffusion_job *job = job_of_handle(w, w->diffusion_events[i].id);
         if (w->diffusion_events[i].kind == DIP_DIFFUSION_STEP && job)

@@ -100,6 +100,7 @@ struct dip_worker {
     struct diffusion_job *diffusion_jobs; /* [diffusion_job_count_max] */
     int diffusion_job_count_max;
     struct dip_diffusion_event *diffusion_events;
+    struct dip_batch batch;           /* what its steps have cost */
     struct diffusion_job *traced_job; /* during one step: whose trace could not be sent */
     struct picture pictures[PICTURES_MAX];
 

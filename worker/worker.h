@@ -26,7 +26,7 @@ struct dip_worker_options {
     int ar_slots;
     int hinge_slots; /* hinges drawn or kept */
     int diffusion_slots;
-    int diffusion_batch_max; /* jobs in one forward pass */
+    int diffusion_batch_max; /* jobs in one forward pass, where that pays */
     int prompt_tokens_max, image_tokens_max;
     int latent_height_max, latent_width_max;
     bool ar_group; /* the AR panel as a rank of a group: joins when rank 0 of one that is formed,

@@ -591,6 +591,8 @@ static void job_advance(struct play *p)
             m = event(DIP_MESSAGE_STEP, job->member, job->id);
             m.as.step.steps_done = ++job->done;
             m.as.step.step_ns = 1 + draw(p, 100000);
+            m.as.step.batch = (int32_t)draw(p, 12);
+            m.as.step.room = (int32_t)draw(p, 4);
         }
         break;
     case JOB_ENCODING:

@@ -300,6 +300,8 @@ static void any_numbers(struct dip_message *m)
     case DIP_MESSAGE_STEP:
         m->as.step.steps_done = (int32_t)from1(DIP_STEPS_MAX);
         m->as.step.step_ns = upto(INT64_MAX);
+        m->as.step.batch = (int32_t)upto(DIP_SLOTS_MAX);
+        m->as.step.room = (int32_t)upto(DIP_SLOTS_MAX);
         break;
     case DIP_MESSAGE_SUPERSEDED:
         any_text(m->as.superseded.leader, sizeof m->as.superseded.leader);
@@ -467,6 +469,12 @@ static void assert_message(const struct dip_message *a, const struct dip_message
     assert_string_equal(dip_message_name(a->kind), dip_message_name(b->kind));
     assert_true(a->job_id == b->job_id);
     switch (a->kind) {
+    case DIP_MESSAGE_STEP:
+        assert_true(a->as.step.step_ns == b->as.step.step_ns);
+        assert_int_equal(a->as.step.steps_done, b->as.step.steps_done);
+        assert_int_equal(a->as.step.batch, b->as.step.batch);
+        assert_int_equal(a->as.step.room, b->as.step.room);
+        break;
     case DIP_MESSAGE_AR:
         assert_params(&a->as.ar.params, &b->as.ar.params);
         assert_origin(&a->as.ar.origin, &b->as.ar.origin);
