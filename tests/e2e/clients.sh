@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/e2e/clients.sh - clients in other languages, made from the .proto files alone: Python (grpcio), Node (@grpc/grpc-js), Go. Each streams, cancels, re-attaches and meets the errors of the table.
+# tests/e2e/clients.sh - clients in other languages, made from the .proto files alone: Python (grpcio), Node (@grpc/grpc-js), Go. Each streams, cancels, re-attaches and meets every row of the error table.
 #
 # What a language needs is fetched once into build/clients; without its tools or a network that language is left out, loudly.
 . "$(dirname "$0")/common.bash"
@@ -11,58 +11,60 @@ mkdir -p "$made"
 skip() { echo "NOT checked: $*"; }
 
 # ---- the servers ----
-wait_for_line() { # FILE PATTERN
-  local until=$((SECONDS + 90))
-  until grep -q "$2" "$1"; do
-    [ $SECONDS -lt $until ] || { complain "no '$2' in $1: $(cat "$1")"; return 1; }
-    sleep 0.1
-  done
-}
+patience=90
+wait_for_line() { wait_for said "$1" "$2" || complain "no '$2' in $1: $(cat "$1")"; } # FILE PATTERN
 address() { sed -n "s/^[a-z]*: listening on //p" "$1" | head -n 1; }
+start_coordinator() { # NAME OPTIONS...
+  local name=$1
+  shift
+  : >"$name.out"
+  "$diptych" coordinator --model "$tiny" --listen 127.0.0.1:0 "$@" >"$name.out" 2>"$name.err" &
+  running+=($!)
+  wait_for_line "$name.out" 'listening on'
+}
 
 printf 'plain:word-of-team-a team-a generate\nplain:word-of-team-b team-b generate\n' >tokens
 "$diptych" up --model "$tiny" --listen 127.0.0.1:0 --threads 1 --diffusion 2 --log-level info >open.out 2>open.err &
 running+=($!)
 "$diptych" up --model "$tiny" --listen 127.0.0.1:0 --threads 1 --tokens "$work/tokens" --queue-max 1 --tenant-max 1 >guarded.out 2>guarded.err &
 running+=($!)
-"$diptych" coordinator --model "$tiny" --listen 127.0.0.1:0 >empty.out 2>empty.err &
-running+=($!)
-"$diptych" up --model "$tiny" --listen 127.0.0.1:0 --threads 1 >doomed.out 2>doomed.err &
-doomed=$!
-running+=($doomed)
 wait_for_line open.out '^up: ready'
 wait_for_line guarded.out '^up: ready'
-wait_for_line empty.out 'listening on'
-wait_for_line doomed.out '^up: ready'
-servers=("$(address open.out)" "$(address guarded.out)" "$(address empty.out)" "$(address doomed.out)")
+start_coordinator empty
+start_coordinator held --hold 600 --deadline 2
+start_coordinator broken
+start_coordinator leaving --hold 600 --grace 600
+leaving=${running[-1]}
 
-# Whoever takes work in the doomed cluster dies of it; up starts it again.
-doom() {
-  local pid
-  while kill -0 "$doomed" 2>/dev/null; do
-    if "$diptych" status --server "${servers[3]}" --json 2>/dev/null | grep -q '"slots_busy": [1-9]'; then
-      for pid in $(pgrep -P "$doomed" -f ' worker '); do kill -KILL "$pid" 2>/dev/null; done
-    fi
-    sleep 0.1
-  done
-}
-doom &
+# One that is told to stop while somebody waits: it takes nothing more, and stays as long as that one does.
+"$diptych" generate --server "$(address leaving.out)" --timeout 600 -o x.png dog >stay.out 2>stay.err &
 running+=($!)
+wait_for eval '"$diptych" status --server "$(address leaving.out)" --json | grep -q "\"queued\": 1"' || complain "nobody waits at the one that leaves"
+kill -TERM "$leaving"
+
+# Its one worker fails as it is asked to: python/rogue.py.
+broken=-
+has_python() { command -v grpc_python_plugin >/dev/null && /usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null; }
+if has_python; then
+  mkdir -p rogue
+  python_stubs "$work/rogue" diptych/internal/v1/worker.proto diptych/v1/cluster.proto || complain "rogue: no stubs"
+  PYTHONPATH=rogue /usr/bin/python3 "$root/tests/e2e/clients/python/rogue.py" "$(address broken.out)" >rogue.out 2>rogue.err &
+  running+=($!)
+  wait_for_line rogue.out here
+  broken=$(address broken.out)
+else
+  skip "BUG, POISONED and WORKER_LOST: python3-grpcio, python3-protobuf or protobuf-compiler-grpc is missing"
+fi
+servers=("$(address open.out)" "$(address guarded.out)" "$(address empty.out)" "$broken" "$(address held.out)" "$(address leaving.out)")
 
 # Two coordinators and a store: one leads.
 standby=- leader=-
 if command -v etcd >/dev/null; then
-  free_port() { local port; while port=$((20000 + RANDOM % 12000)) && (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done; echo "$port"; }
   store=http://127.0.0.1:$(free_port) peer=http://127.0.0.1:$(free_port)
   etcd --data-dir store --listen-client-urls "$store" --advertise-client-urls "$store" --listen-peer-urls "$peer" \
     --initial-advertise-peer-urls "$peer" --initial-cluster "default=$peer" >etcd.out 2>&1 &
   running+=($!)
-  for name in first second; do
-    : >$name.out
-    "$diptych" coordinator --model "$tiny" --name $name --listen 127.0.0.1:0 --etcd "$store" >$name.out 2>$name.err &
-    running+=($!)
-    wait_for_line $name.out 'listening on'
-  done
+  for name in first second; do start_coordinator $name --name $name --etcd "$store"; done
   until [ $SECONDS -gt 120 ]; do
     leader=$("$diptych" status --server "$(address first.out)" --json 2>/dev/null | field leader)
     [ -z "$leader" ] || break
@@ -91,19 +93,24 @@ run_example() {
   [ -s "$1.png.preview-0.png" ] || complain "docs/clients/$1: no preview"
 }
 
+# Every reason has its line where clients look for it.
+for reason in $(sed -n 's/^    X(\([A-Z_]*\), [A-Z_]*, [0-9]*, [A-Z]*).*/\1/p' "$root/proto/error.h"); do
+  checks=$((checks + 1))
+  grep -q "\`$reason\`" "$root/docs/clients/README.md" || complain "docs/clients/README.md does not know $reason"
+done
+
 # ---- Python ----
-python_stubs() {
+all_python_stubs() {
   # grpcio's own package is called grpc: the standard services go under other names.
   mkdir -p stubs side/health/v1 side/reflection/v1 side/reflection/v1alpha &&
     sed 's/^package .*//; s/^syntax.*/&\npackage grpc.health.v1;/' "$root/proto/grpc/health/v1/health.proto" >side/health/v1/health.proto &&
     for version in v1 v1alpha; do cp "$root/proto/grpc/reflection/$version/reflection.proto" side/reflection/$version/; done &&
-    (cd "$root/proto" && protoc -I . --python_out="$work/stubs" --grpc_out="$work/stubs" \
-      --plugin=protoc-gen-grpc="$(command -v grpc_python_plugin)" diptych/v1/*.proto google/rpc/*.proto) &&
+    python_stubs "$work/stubs" diptych/v1/{cluster,image,model}.proto google/rpc/{code,error_details,status}.proto &&
     protoc -I side -I "$root/proto" --python_out=stubs --grpc_out=stubs \
       --plugin=protoc-gen-grpc="$(command -v grpc_python_plugin)" side/health/v1/*.proto side/reflection/*/*.proto
 }
-if command -v grpc_python_plugin >/dev/null && /usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null; then
-  python_stubs || complain "python: no stubs"
+if has_python; then
+  all_python_stubs || complain "python: no stubs"
   run_client python env PYTHONPATH=stubs /usr/bin/python3 "$root/tests/e2e/clients/python/client.py"
   for line in drawn painted request; do # W3C trace context: workers and coordinator write it down
     checks=$((checks + 1))

@@ -1,6 +1,6 @@
 // tests/e2e/clients/go/client.go - what a grpc-go client, generated from the .proto files alone, gets of a cluster.
 //
-// usage: client OPEN GUARDED EMPTY DOOMED STANDBY LEADER SHA256, as tests/e2e/clients/python/client.py.
+// usage: client OPEN GUARDED EMPTY BROKEN HELD LEAVING STANDBY LEADER SHA256, as tests/e2e/clients/python/client.py.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,11 +22,17 @@ import (
 	"google.golang.org/grpc/metadata"
 	reflection "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "diptych.example/client/diptychv1"
 )
 
 var checks int
+
+// Rows of the error table, by their reasons: those to be met, and those that have been.
+var expected = strings.Fields("BAD_FIELD PROMPT_TOO_LONG MESSAGE_TOO_LARGE NO_CREDENTIAL BAD_CREDENTIAL ROLE_REQUIRED MODEL_UNKNOWN " +
+	"REQUEST_UNKNOWN WORKER_UNKNOWN REQUEST_ID_REUSED QUOTA OVERLOADED NO_WORKERS DRAINING QUEUE_TIME DEADLINE CANCELLED")
+var walked = map[string]bool{}
 
 func check(what string, isRight bool, found ...any) {
 	checks++
@@ -106,6 +113,7 @@ func refused(what string, err error, code codes.Code, reason string) (bad *errde
 		}
 	}
 	check(what, status.Code(err) == code && info.GetReason() == reason && info.GetDomain() == "diptych", err, info)
+	walked[reason] = true
 	return bad, retry
 }
 
@@ -119,7 +127,7 @@ func lookAround(open *grpc.ClientConn) {
 	answer, err := stream.Recv()
 	check("reflection lists services", err == nil && strings.Contains(fmt.Sprint(answer), "diptych.v1.ImageService"), answer, err)
 	check("reflection ends", stream.CloseSend() == nil)
-	for _, service := range []string{"", "diptych.v1.ImageService"} {
+	for _, service := range []string{"", "ar", "diffusion", "diptych.v1.ImageService", "diptych.v1.ModelService", "diptych.v1.ClusterService"} {
 		answer, err := health.NewHealthClient(open).Check(ctx, &health.HealthCheckRequest{Service: service})
 		check("health of "+service, err == nil && answer.Status == health.HealthCheckResponse_SERVING, answer, err)
 	}
@@ -191,13 +199,16 @@ func meetErrors(open *grpc.ClientConn, images pb.ImageServiceClient) {
 	}
 	_, err := generate(ctx, images, request(func(r *pb.GenerateRequest) { r.Prompt = strings.Repeat("word ", 3200) }))
 	refused("a long prompt", err, codes.InvalidArgument, "PROMPT_TOO_LONG")
-	_, err = generate(ctx, images, request(func(r *pb.GenerateRequest) { r.Prompt = strings.Repeat("x", 100<<10) }))
-	refused("a message that is too large", err, codes.ResourceExhausted, "MESSAGE_TOO_LARGE")
-	last, err := images.Generate(ctx, request(func(r *pb.GenerateRequest) { r.Prompt = strings.Repeat("x", 100<<10) }))
-	check("a call that is too large", err == nil, err)
-	_, err = last.Recv()
-	pushback := last.Trailer().Get("grpc-retry-pushback-ms")
-	check("do not try again", len(pushback) == 1 && pushback[0][0] == '-', pushback, err)
+	for _, size := range []int{100 << 10, 20 << 20} { // the second is beyond what any method of the server takes
+		large, err := images.Generate(ctx, request(func(r *pb.GenerateRequest) { r.Prompt = strings.Repeat("x", size) }))
+		check("a call that is too large", err == nil, err)
+		_, err = large.Recv()
+		refused("a message that is too large", err, codes.ResourceExhausted, "MESSAGE_TOO_LARGE")
+		length, _ := strconv.Atoi(infoOf(err).Metadata["length"])
+		check("how large", length > size, err)
+		pushback := large.Trailer().Get("grpc-retry-pushback-ms")
+		check("do not try again", len(pushback) == 1 && pushback[0][0] == '-', pushback, err)
+	}
 	_, err = generate(ctx, images, request(func(r *pb.GenerateRequest) { r.Model = "nobody's" }))
 	refused("an unknown model", err, codes.NotFound, "MODEL_UNKNOWN")
 	_, err = watch(ctx, images, "never-sent")
@@ -245,19 +256,36 @@ func infoOf(err error) *errdetails.ErrorInfo {
 	return &errdetails.ErrorInfo{}
 }
 
-func meetLosses(doomed pb.ImageServiceClient) {
-	ctx, cancel := soon(160)
+// meetWaits: nobody comes, and a wait ends by its own limit or by the server's deadline. Who is told to stop takes nothing new.
+func meetWaits(held, leaving pb.ImageServiceClient) {
+	ctx, cancel := soon(60)
 	defer cancel()
-	for until := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
-		_, err := generate(ctx, doomed, request(func(r *pb.GenerateRequest) { long(r); r.N = 16 }))
-		info := infoOf(err)
-		if info.Reason == "NO_WORKERS" && time.Now().Before(until) {
-			continue // those of before are not back yet
-		}
-		isRight := status.Code(err) == codes.FailedPrecondition && info.Reason == "POISONED" ||
-			status.Code(err) == codes.Unavailable && info.Reason == "WORKER_LOST"
-		check("two workers are enough", isRight && info.Metadata["attempts"] != "", err, info)
-		return
+	_, err := generate(ctx, held, request(func(r *pb.GenerateRequest) {
+		r.Scheduling = &pb.Scheduling{MaxQueueTime: durationpb.New(300 * time.Millisecond)}
+	}))
+	refused("a wait of its own", err, codes.DeadlineExceeded, "QUEUE_TIME")
+	_, err = generate(ctx, held, request(nil))
+	refused("the server's deadline", err, codes.DeadlineExceeded, "DEADLINE")
+	_, err = generate(ctx, leaving, request(nil))
+	refused("a coordinator that stops", err, codes.Unavailable, "DRAINING")
+}
+
+// meetFailures: a worker that does what none should, python/rogue.py, by the request's id.
+func meetFailures(broken pb.ImageServiceClient) {
+	ctx, cancel := soon(60)
+	defer cancel()
+	for _, row := range []struct {
+		kind, reason, fact string
+		code               codes.Code
+	}{
+		{"bug", "BUG", "error_id", codes.Internal},
+		{"poison", "POISONED", "attempts", codes.FailedPrecondition},
+		{"lost", "WORKER_LOST", "attempts", codes.Unavailable},
+	} {
+		_, err := generate(ctx, broken, request(func(r *pb.GenerateRequest) { r.RequestId = "go-" + row.kind }))
+		refused("a worker's "+row.kind, err, row.code, row.reason)
+		check(row.reason+" tells more", infoOf(err).Metadata[row.fact] != "", infoOf(err))
+		expected = append(expected, row.reason)
 	}
 }
 
@@ -287,13 +315,20 @@ func main() {
 	open, guarded, empty := dial(os.Args[1]), dial(os.Args[2]), dial(os.Args[3])
 	images := pb.NewImageServiceClient(open)
 	lookAround(open)
-	streamImages(images, os.Args[7])
+	streamImages(images, os.Args[9])
 	cancelSome(images)
 	meetErrors(open, images)
 	meetGuards(guarded, empty)
-	meetLosses(pb.NewImageServiceClient(dial(os.Args[4])))
-	if os.Args[6] != "-" {
-		meetStandby(dial(os.Args[5]), os.Args[6])
+	meetWaits(pb.NewImageServiceClient(dial(os.Args[5])), pb.NewImageServiceClient(dial(os.Args[6])))
+	if os.Args[4] != "-" {
+		meetFailures(pb.NewImageServiceClient(dial(os.Args[4])))
 	}
-	fmt.Printf("go grpc %s: %d checks\n", grpc.Version, checks)
+	if os.Args[8] != "-" {
+		meetStandby(dial(os.Args[7]), os.Args[8])
+		expected = append(expected, "NOT_LEADER")
+	}
+	for _, reason := range expected {
+		check("every row of the error table", walked[reason], reason)
+	}
+	fmt.Printf("go grpc %s: %d checks, %d rows of the error table\n", grpc.Version, checks, len(expected))
 }

@@ -1,12 +1,12 @@
 // tests/e2e/clients/node/client.mjs - what a grpc-js client, made of the .proto files alone, gets of a cluster.
 //
-// usage: client.mjs OPEN GUARDED EMPTY DOOMED STANDBY LEADER SHA256, as tests/e2e/clients/python/client.py.
+// usage: client.mjs OPEN GUARDED EMPTY BROKEN HELD LEAVING STANDBY LEADER SHA256, as tests/e2e/clients/python/client.py.
 import { createHash } from "node:crypto";
 import grpc from "@grpc/grpc-js";
 import loader from "@grpc/proto-loader";
 import protobuf from "protobufjs";
 
-const [open, guarded, empty, doomed, standby, leader, sha256] = process.argv.slice(2);
+const [open, guarded, empty, broken, held, leaving, standby, leader, sha256] = process.argv.slice(2);
 const proto = process.env.PROTO;
 const files = ["diptych/v1/image.proto", "diptych/v1/model.proto", "diptych/v1/cluster.proto",
   "grpc/health/v1/health.proto", "grpc/reflection/v1/reflection.proto", "grpc/reflection/v1alpha/reflection.proto"];
@@ -16,6 +16,9 @@ const root = new protobuf.Root();
 root.resolvePath = (_, target) => (protobuf.common.get(target) ? target : `${proto}/${target}`);
 root.loadSync(["google/rpc/status.proto", "google/rpc/error_details.proto"], { keepCase: true });
 
+const walked = new Set(); // rows of the error table that have been met, by their reasons
+const expected = new Set(("BAD_FIELD PROMPT_TOO_LONG MESSAGE_TOO_LARGE NO_CREDENTIAL BAD_CREDENTIAL ROLE_REQUIRED MODEL_UNKNOWN " +
+  "REQUEST_UNKNOWN WORKER_UNKNOWN REQUEST_ID_REUSED QUOTA OVERLOADED NO_WORKERS DRAINING QUEUE_TIME DEADLINE CANCELLED").split(" "));
 let checks = 0;
 function check(what, isRight, found) {
   checks++;
@@ -57,6 +60,7 @@ async function refused(what, code, reason, call) {
     const found = details(error);
     check(what, error.code === code && found.ErrorInfo?.reason === reason && found.ErrorInfo?.domain === "diptych",
       [error.code, error.details, found]);
+    walked.add(reason);
     return [found, error];
   }
   check(what, false, "was not refused");
@@ -75,7 +79,7 @@ async function lookAround() {
     check(`reflection ${version} has files`, answers[1].file_descriptor_response.file_descriptor_proto.length > 0, answers[1]);
   }
   const health = client(api.grpc.health.v1.Health, open);
-  for (const service of ["", "diptych.v1.ImageService"]) {
+  for (const service of ["", "ar", "diffusion", "diptych.v1.ImageService", "diptych.v1.ModelService", "diptych.v1.ClusterService"]) {
     const answer = await unary(health, "Check", { service });
     check(`health of '${service}'`, answer.status === "SERVING", answer);
   }
@@ -131,9 +135,12 @@ async function meetErrors(images) {
     const [found] = await refused(what, bad, reason, () => events(images.Generate(asked, soon())));
     if (reason === "BAD_FIELD") check(`${what}: names the field`, found.BadRequest.field_violations[0].field, found);
   }
-  const [, error] = await refused("a message that is too large", grpc.status.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE",
-    () => events(images.Generate(request({ prompt: "x".repeat(100 << 10) }), soon())));
-  check("do not try again", Number(error.metadata.get("grpc-retry-pushback-ms")[0]) < 0, error.metadata);
+  for (const size of [100 << 10, 20 << 20]) { // the second is beyond what any method of the server takes
+    const [found, error] = await refused("a message that is too large", grpc.status.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE",
+      () => events(images.Generate(request({ prompt: "x".repeat(size) }), soon())));
+    check("how large", Number(found.ErrorInfo.metadata.length) > size, found);
+    check("do not try again", Number(error.metadata.get("grpc-retry-pushback-ms")[0]) < 0, error.metadata);
+  }
   await refused("an unknown model", grpc.status.NOT_FOUND, "MODEL_UNKNOWN",
     () => events(images.Generate(request({ model: "nobody's" }), soon())));
   await refused("an unknown request", grpc.status.NOT_FOUND, "REQUEST_UNKNOWN",
@@ -163,28 +170,34 @@ async function meetGuards() {
     () => events(client(api.diptych.v1.ImageService, empty).Generate(request(), soon())));
 }
 
-async function meetLosses() {
-  const images = client(api.diptych.v1.ImageService, doomed);
-  for (const until = Date.now() + 60000; ;) {
-    try {
-      await events(images.Generate(request({ n: 16, steps: 1000 }), soon(100)));
-    } catch (error) {
-      const { ErrorInfo: info } = details(error);
-      if (info?.reason === "NO_WORKERS" && Date.now() < until) {
-        await new Promise((done) => setTimeout(done, 200)); // those of before are not back yet
-        continue;
-      }
-      const isRight = (error.code === grpc.status.FAILED_PRECONDITION && info?.reason === "POISONED") ||
-        (error.code === grpc.status.UNAVAILABLE && info?.reason === "WORKER_LOST");
-      check("two workers are enough", isRight && info.metadata.attempts, [error.code, error.details]);
-      return;
-    }
-    check("it outlived its workers", false);
+// Nobody comes: a wait ends by its own limit or by the server's deadline. Who is told to stop takes nothing new.
+async function meetWaits() {
+  const images = client(api.diptych.v1.ImageService, held), late = grpc.status.DEADLINE_EXCEEDED;
+  const scheduling = { max_queue_time: { seconds: 0, nanos: 300000000 } };
+  await refused("a wait of its own", late, "QUEUE_TIME", () => events(images.Generate(request({ scheduling }), soon())));
+  await refused("the server's deadline", late, "DEADLINE", () => events(images.Generate(request(), soon())));
+  await refused("a coordinator that stops", grpc.status.UNAVAILABLE, "DRAINING",
+    () => events(client(api.diptych.v1.ImageService, leaving).Generate(request(), soon())));
+}
+
+// A worker that does what none should, python/rogue.py: by the request's id.
+async function meetFailures() {
+  const images = client(api.diptych.v1.ImageService, broken);
+  for (const [kind, code, reason, fact] of [
+    ["bug", grpc.status.INTERNAL, "BUG", "error_id"],
+    ["poison", grpc.status.FAILED_PRECONDITION, "POISONED", "attempts"],
+    ["lost", grpc.status.UNAVAILABLE, "WORKER_LOST", "attempts"],
+  ]) {
+    const [found] = await refused(`a worker's ${kind}`, code, reason,
+      () => events(images.Generate(request({ request_id: `node-${kind}` }), soon(60))));
+    check(`${reason} tells more`, found.ErrorInfo.metadata[fact], found);
+    expected.add(reason);
   }
 }
 
 // It passes calls on to the leader; one that has been passed on already is told who leads.
 async function meetStandby() {
+  expected.add("NOT_LEADER");
   const mark = new grpc.Metadata();
   mark.set("diptych-forwarded", "1");
   const images = client(api.diptych.v1.ImageService, standby), cluster = client(api.diptych.v1.ClusterService, standby);
@@ -207,7 +220,9 @@ await streamImages(images);
 await cancelSome(images);
 await meetErrors(images);
 await meetGuards();
-await meetLosses();
+await meetWaits();
+if (broken !== "-") await meetFailures();
 if (leader !== "-") await meetStandby();
-console.log(`node ${process.version}, grpc-js: ${checks} checks`);
+check("every row of the error table", [...expected].every((reason) => walked.has(reason)), [...expected].filter((reason) => !walked.has(reason)));
+console.log(`node ${process.version}, grpc-js: ${checks} checks, ${expected.size} rows of the error table`);
 process.exit(0);

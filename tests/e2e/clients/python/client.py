@@ -1,21 +1,25 @@
 """tests/e2e/clients/python/client.py - what a grpcio client, generated from the .proto files alone, gets of a cluster.
 
-usage: client.py OPEN GUARDED EMPTY DOOMED STANDBY LEADER SHA256: the addresses of a cluster for everybody, of one with
-tokens and room for one request, of a coordinator without workers, of a cluster whose workers die of any work, of a
+usage: client.py OPEN GUARDED EMPTY BROKEN HELD LEAVING STANDBY LEADER SHA256: the addresses of a cluster for everybody,
+of one with tokens and room for one request, of a coordinator without workers, of one whose worker is rogue.py, of one
+where requests wait for a first worker for two seconds at most, of one that was told to stop and has not finished, of a
 coordinator that does not lead and of the one that does ("-": there are none); and the hash of the image of "dog" with seed 5.
 """
 import hashlib
 import sys
-import time
 
 import grpc
 from diptych.v1 import cluster_pb2, cluster_pb2_grpc, image_pb2, image_pb2_grpc, model_pb2, model_pb2_grpc
+from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from health.v1 import health_pb2, health_pb2_grpc
 from reflection.v1 import reflection_pb2, reflection_pb2_grpc
 from reflection.v1alpha import reflection_pb2 as alpha_pb2, reflection_pb2_grpc as alpha_pb2_grpc
 
 checks = 0
+walked = set()  # rows of the error table that have been met, by their reasons
+TABLE = set("""BAD_FIELD PROMPT_TOO_LONG MESSAGE_TOO_LARGE NO_CREDENTIAL BAD_CREDENTIAL ROLE_REQUIRED MODEL_UNKNOWN REQUEST_UNKNOWN
+  WORKER_UNKNOWN REQUEST_ID_REUSED QUOTA OVERLOADED NO_WORKERS DRAINING QUEUE_TIME DEADLINE CANCELLED""".split())
 GUARDED_TOKEN = (("authorization", "Bearer word-of-team-a"),)
 TRACE = (("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),)  # clients.sh looks for it in the logs
 OTHER_TOKEN = (("authorization", "Bearer word-of-team-b"),)
@@ -52,6 +56,7 @@ def refused(what, code, reason, call):
         info = found.get("ErrorInfo")
         check(what, error.code() == code and info and info.reason == reason and info.domain == "diptych",
               f"{error.code()} {error.details()} {found}")
+        walked.add(reason)
         return found, error
     sys.exit(f"FAILED: {what}: was not refused")
 
@@ -66,12 +71,16 @@ def look_around(channel):
     for pb2, stub in ((reflection_pb2, reflection_pb2_grpc), (alpha_pb2, alpha_pb2_grpc)):
         asked = iter([pb2.ServerReflectionRequest(list_services="*"),
                       pb2.ServerReflectionRequest(file_containing_symbol="diptych.v1.ImageService")])
-        answers = list(stub.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=20))
+        reflection = stub.ServerReflectionStub(channel)
+        answers = list(reflection.ServerReflectionInfo(asked, timeout=20))
         names = {service.name for service in answers[0].list_services_response.service}
         check("reflection lists services", {"diptych.v1.ImageService", "grpc.health.v1.Health"} <= names, names)
         check("reflection has files", answers[1].file_descriptor_response.file_descriptor_proto, answers[1])
+        asked = iter([pb2.ServerReflectionRequest(file_containing_symbol=name) for name in sorted(names)])
+        for answer in reflection.ServerReflectionInfo(asked, timeout=20):
+            check("reflection has every service's file", answer.file_descriptor_response.file_descriptor_proto, answer)
     health = health_pb2_grpc.HealthStub(channel)
-    for service in ("", "diptych.v1.ImageService"):
+    for service in ("", "ar", "diffusion", "diptych.v1.ImageService", "diptych.v1.ModelService", "diptych.v1.ClusterService"):
         answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=20)
         check(f"health of '{service}'", answer.status == health_pb2.HealthCheckResponse.SERVING, answer)
     try:
@@ -145,14 +154,11 @@ def meet_errors(channel, images):
     refused("an unknown model", found, "MODEL_UNKNOWN", lambda: images.Generate(request(model="nobody's"), timeout=20))
     refused("an unknown request", found, "REQUEST_UNKNOWN",
             lambda: images.Watch(image_pb2.WatchRequest(request_id="never-sent"), timeout=20))
-    _, error = refused("a message that is too large", grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE",
-                       lambda: images.Generate(request(prompt="x" * (100 << 10)), timeout=20))
-    check("do not try again", int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) < 0, error.trailing_metadata())
-    try:
-        list(images.Generate(request(prompt="x" * (20 << 20)), timeout=20))
-        check("a message beyond every limit", False)
-    except grpc.RpcError as error:
-        check("a message beyond every limit", error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error)
+    for size in (100 << 10, 20 << 20):  # the second is beyond what any method of the server takes
+        extra, error = refused("a message that is too large", grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE",
+                               lambda: images.Generate(request(prompt="x" * size), timeout=20))
+        check("how large", int(extra["ErrorInfo"].metadata["length"]) > size, extra)
+        check("do not try again", int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) < 0, error.trailing_metadata())
     cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
     check("workers", len(cluster.ListWorkers(cluster_pb2.ListWorkersRequest(), timeout=20).workers) >= 2)
     check("pools", cluster.GetScaleHint(cluster_pb2.GetScaleHintRequest(), timeout=20).pools)
@@ -182,23 +188,25 @@ def meet_guards(guarded, empty):
             lambda: image_pb2_grpc.ImageServiceStub(empty).Generate(request(), timeout=20))
 
 
-def meet_losses(doomed):
-    """What takes every worker down that it is given to is given to no more of them."""
-    images, until = image_pb2_grpc.ImageServiceStub(doomed), time.monotonic() + 60
-    while True:
-        try:
-            list(images.Generate(request(n=16, steps=1000), timeout=100))
-            check("it outlived its workers", False)
-        except grpc.RpcError as error:
-            info = details(error).get("ErrorInfo")
-            reason = info.reason if info else ""
-            if reason == "NO_WORKERS" and time.monotonic() < until:
-                time.sleep(0.2)  # those of before are not back yet
-                continue
-            is_right = (error.code(), reason) in ((grpc.StatusCode.FAILED_PRECONDITION, "POISONED"),
-                                                  (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST"))
-            check("two workers are enough", is_right and info.metadata["attempts"], f"{error.code()} {error.details()}")
-            return
+def meet_waits(held, leaving):
+    """Nobody comes: a wait ends by its own limit or by the server's deadline. Who is told to stop takes nothing new."""
+    images = image_pb2_grpc.ImageServiceStub(held)
+    late = grpc.StatusCode.DEADLINE_EXCEEDED
+    soon = image_pb2.Scheduling(max_queue_time=duration_pb2.Duration(nanos=300000000))
+    refused("a wait of its own", late, "QUEUE_TIME", lambda: images.Generate(request(scheduling=soon), timeout=20))
+    refused("the server's deadline", late, "DEADLINE", lambda: images.Generate(request(), timeout=20))
+    refused("a coordinator that stops", grpc.StatusCode.UNAVAILABLE, "DRAINING",
+            lambda: image_pb2_grpc.ImageServiceStub(leaving).Generate(request(), timeout=20))
+
+
+def meet_failures(broken):
+    """A worker that does what none should, rogue.py: by the request's id."""
+    images = image_pb2_grpc.ImageServiceStub(broken)
+    for name, code, fact in (("BUG", grpc.StatusCode.INTERNAL, "error_id"), ("POISONED", grpc.StatusCode.FAILED_PRECONDITION, "attempts"),
+                             ("WORKER_LOST", grpc.StatusCode.UNAVAILABLE, "attempts")):
+        kind = {"BUG": "bug", "POISONED": "poison", "WORKER_LOST": "lost"}[name]
+        extra, _ = refused(f"a worker's {kind}", code, name, lambda: images.Generate(request(request_id="python-" + kind), timeout=60))
+        check(f"{name} tells more", extra["ErrorInfo"].metadata[fact], extra)
 
 
 def meet_standby(standby, leader):
@@ -217,17 +225,22 @@ def meet_standby(standby, leader):
 
 def main():
     options = [("grpc.enable_retries", 0), ("grpc.max_send_message_length", -1)]
-    opened, guarded, empty, doomed, standby = (grpc.insecure_channel(address, options=options) for address in sys.argv[1:6])
-    images = image_pb2_grpc.ImageServiceStub(opened)
+    opened, guarded, empty, broken, held, leaving, standby = (grpc.insecure_channel(address, options=options) for address in sys.argv[1:8])
+    images, expected = image_pb2_grpc.ImageServiceStub(opened), set(TABLE)
     look_around(opened)
-    stream_images(images, sys.argv[7])
+    stream_images(images, sys.argv[9])
     cancel_some(images)
     meet_errors(opened, images)
     meet_guards(guarded, empty)
-    meet_losses(doomed)
-    if sys.argv[6] != "-":
-        meet_standby(standby, sys.argv[6])
-    print(f"python grpcio {grpc.__version__}: {checks} checks")
+    meet_waits(held, leaving)
+    if sys.argv[4] != "-":
+        meet_failures(broken)
+        expected |= {"BUG", "POISONED", "WORKER_LOST"}
+    if sys.argv[8] != "-":
+        meet_standby(standby, sys.argv[8])
+        expected.add("NOT_LEADER")
+    check("every row of the error table", walked >= expected, expected - walked)
+    print(f"python grpcio {grpc.__version__}: {checks} checks, {len(expected)} rows of the error table")
 
 
 main()
