@@ -48,14 +48,22 @@ bool dip__worker_ar_release(struct dip_worker *w, uint64_t job_id)
     return was_live;
 }
 
+/* What is asked for stays until it is known that the coordinator lives to hear of the group's end:
+ * when it went at the same time, the next one finds the tokens here. */
 void dip__worker_ar_part(struct dip_worker *w)
 {
     for (int i = 0; i < w->options.hinge_slots; i++) {
         struct ar_job *job = &w->ar_jobs[i];
-        if (job->tag.id != 0)
-            job_free(job);
+        job->is_parted = job->tag.id != 0;
         job->is_live = false;
     }
+}
+
+void dip__worker_ar_forget_parted(struct dip_worker *w)
+{
+    for (int i = 0; i < w->options.hinge_slots; i++)
+        if (w->ar_jobs[i].is_parted)
+            job_free(&w->ar_jobs[i]);
 }
 
 /* The one that has been held longest; NULL when none is. */

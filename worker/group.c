@@ -235,6 +235,7 @@ static void form(struct dip_worker *w, const struct dip_message_group *name)
     }
     dip_comm_root_close(group->root);
     group->root = NULL;
+    dip__worker_ar_forget_parted(w);
     say(w, DIP_MESSAGE_GROUP_FORMED, -1);
     if (name->rank > 0)
         return;

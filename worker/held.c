@@ -75,6 +75,7 @@ void dip__worker_hold(struct dip_worker *w, uint64_t epoch)
 {
     for (int i = 0; i < w->options.hinge_slots; i++) {
         struct ar_job *job = &w->ar_jobs[i];
+        job->is_parted = false; /* the coordinator has not heard of it */
         if (job->tag.handle != 0 && !tag_hold(w, &job->tag, epoch))
             dip__worker_ar_drop(w, job);
     }

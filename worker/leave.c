@@ -17,7 +17,7 @@
 static bool has_job(const struct dip_worker *w)
 {
     for (int i = 0; i < w->options.hinge_slots; i++)
-        if (w->ar_jobs[i].tag.id != 0)
+        if (w->ar_jobs[i].tag.id != 0 && !w->ar_jobs[i].is_parted)
             return true;
     for (int i = 0; i < w->diffusion_job_count_max; i++)
         if (w->diffusion_jobs[i].tag.id != 0 && w->diffusion_jobs[i].has_command)

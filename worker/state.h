@@ -29,7 +29,8 @@ struct tag {
  * with a hinge: it has lost its slot while it was held, and is drawn on when somebody adopts it. */
 struct ar_job {
     struct tag tag;
-    bool is_live; /* in the engine */
+    bool is_live;   /* in the engine */
+    bool is_parted; /* its group is gone, and it with that, should the coordinator hear of it */
     struct dip_job_params params;
     struct dip_payload prompt_ids;
     int32_t *ids; /* [image_tokens_max] drawn so far, reserved at the start */
@@ -189,6 +190,8 @@ bool dip__worker_ar_release(struct dip_worker *worker, uint64_t job_id);
 void dip__worker_ar_drop(struct dip_worker *worker, struct ar_job *job);
 /* The engine goes, with all that is in it; what is held keeps its tokens. */
 void dip__worker_ar_part(struct dip_worker *worker);
+/* The coordinator has heard of that: it has given its jobs to others. */
+void dip__worker_ar_forget_parted(struct dip_worker *worker);
 /* Says all of it again, and draws on what had lost its slot. */
 void dip__worker_ar_resume(struct dip_worker *worker, struct ar_job *job);
 DIP_MUST_USE enum dip_status dip__worker_ar_step(struct dip_worker *worker);

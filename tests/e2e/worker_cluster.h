@@ -273,6 +273,37 @@ static inline void cluster_open(struct cluster *c, int64_t silence_ns)
     cluster_serve(c, 1, silence_ns);
 }
 
+/* Another coordinator at the same place, which has heard of nothing. */
+static inline void cluster_change_leader(struct cluster *c, uint64_t epoch)
+{
+    cluster_unserve(c);
+    memset(c->members, 0, sizeof c->members);
+    for (int i = 0; i < CLUSTER_JOBS; i++) {
+        free(c->jobs[i].png);
+        dip_checkpoint_free(&c->jobs[i].checkpoint);
+    }
+    memset(c->jobs, 0, sizeof c->jobs);
+    memset(c->groups, 0, sizeof c->groups);
+    c->joins = c->group_count = 0;
+    cluster_serve(c, epoch, 20 * DIP_SECOND_NS);
+}
+
+/* The address of who has appeared under this name; 0 = nobody. */
+static inline uint32_t cluster_find(const struct cluster *c, const char *name)
+{
+    for (uint32_t i = 1; i <= CLUSTER_MEMBERS; i++)
+        if (c->members[i].appeared && strcmp(c->members[i].facts.name, name) == 0)
+            return i;
+    return 0;
+}
+
+/* A heartbeat that was made after this was called. */
+static inline void until_beat(struct cluster *c, uint32_t member)
+{
+    int beats = c->members[member].heartbeats;
+    UNTIL(c, c->members[member].heartbeats > beats + 1);
+}
+
 static inline void cluster_kill(struct cluster *c, int process)
 {
     if (c->pids[process] <= 0)
@@ -431,6 +462,16 @@ static inline void tell_hand_over(struct cluster *c, uint32_t ar, uint64_t ar_jo
     struct dip_message message = {
         .kind = DIP_MESSAGE_HAND_OVER, .job_id = ar_job, .as.hand_over = {to, to_job}};
     tell(c, ar, &message);
+}
+
+static inline void tell_adopt(struct cluster *c, uint32_t to, const struct dip_held *held,
+                              uint64_t job_id)
+{
+    struct dip_message message = {
+        .kind = DIP_MESSAGE_ADOPT,
+        .job_id = job_id,
+        .as.adopt = {.held_epoch = held->epoch, .held_job_id = held->job_id}};
+    tell(c, to, &message);
 }
 
 static inline void tell_release(struct cluster *c, uint32_t to, uint64_t job_id)

@@ -17,6 +17,7 @@ static void tell_draw(struct cluster *c, uint32_t to, uint64_t job_id, const int
     struct dip_message message = {
         .kind = DIP_MESSAGE_AR, .job_id = job_id, .as.ar.params = job_params(STEPS)};
     message.as.ar.params.token_count = TOKENS;
+    message.as.ar.origin.digest[0] = c->digest;
     int32_t *ids = malloc(PROMPT_IDS * sizeof *ids);
     assert_non_null(ids);
     for (int i = 0; i < PROMPT_IDS; i++)
@@ -236,6 +237,56 @@ static void without_rank_0_there_is_no_group(void **state)
     cluster_close(&c);
 }
 
+/* The coordinator goes while a group draws, one rank of which stands still so that it is not done
+ * before the next one leads. That one forms the group again and adopts what rank 0 has: no token of
+ * it is drawn again, which the steps of rank 0 show. */
+static void the_next_leader_takes_over_a_group(void **state)
+{
+    (void)state;
+    struct cluster c;
+    int processes[2];
+    uint32_t ranks[2];
+    cluster_open(&c, 20 * DIP_SECOND_NS);
+    c.digest = 7;
+    (void)cluster_start(&c, "d", "diffusion", NULL);
+    ranks[0] = start_rank(&c, "r0", &processes[0]);
+    ranks[1] = start_rank(&c, "r1", &processes[1]);
+    form(&c, 1, ranks, 2);
+    int64_t struck_ns = 0;
+    uint64_t job_id = strike(&c, ranks, c.pids[processes[1]], SIGSTOP, &struck_ns);
+    int heard = job_of(&c, job_id)->tokens;
+    bool is_done = job_of(&c, job_id)->hinge_ready;
+    cluster_change_leader(&c, 2);
+    UNTIL(&c, cluster_find(&c, "r0") && cluster_find(&c, "diffusion"));
+    kill(c.pids[processes[1]], SIGCONT);
+    UNTIL(&c, cluster_find(&c, "r1"));
+    ranks[0] = cluster_find(&c, "r0");
+    ranks[1] = cluster_find(&c, "r1");
+    uint32_t diffusion = cluster_find(&c, "diffusion");
+    assert_int_equal(c.members[ranks[0]].held_count, 1);
+    const struct dip_held held = c.members[ranks[0]].held[0];
+    assert_true(held.epoch == 1 && held.job_id == job_id && held.digest[0] == 7);
+    assert_true(held.done >= heard && held.id_count == held.done);
+    if (!is_done && held.stage == DIP_HELD_TOKENS)
+        assert_in_range(held.done, 1, TOKENS - 1);
+    print_message("%d of %d tokens drawn when the coordinator went\n", held.done, TOKENS);
+
+    form(&c, 1, ranks, 2); /* it counts its versions anew */
+    until_beat(&c, ranks[0]);
+    uint64_t steps_before = c.members[ranks[0]].beat.steps_total;
+    tell_adopt(&c, ranks[0], &held, 50);
+    UNTIL(&c, job_of(&c, 50)->hinge_ready || job_of(&c, 50)->failed);
+    assert_string_equal(job_of(&c, 50)->text, "");
+    assert_int_equal(job_of(&c, 50)->tokens, TOKENS);
+    assert_memory_equal(job_of(&c, 50)->token_ids, expected_ids, sizeof expected_ids);
+    until_beat(&c, ranks[0]);
+    uint64_t steps = c.members[ranks[0]].beat.steps_total - steps_before;
+    assert_in_range(steps, 0,
+                    TOKENS - held.done + 4); /* and the prompt, and what is known, as rows */
+    check_picture(&c, ranks[0], 50, diffusion, 51);
+    cluster_close(&c);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 5 && strcmp(argv[1], "worker") == 0)
@@ -245,6 +296,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_killed_rank_is_replaced),
         cmocka_unit_test(a_stopped_rank_is_replaced),
         cmocka_unit_test(without_rank_0_there_is_no_group),
+        cmocka_unit_test(the_next_leader_takes_over_a_group),
     };
     return cmocka_run_group_tests(tests, make_expected, NULL);
 }

@@ -7,23 +7,16 @@ enum { STEPS = 20, MANY_STEPS = 600, MANY_TOKENS = CLUSTER_TOKENS_MAX };
 
 static void change_leader(struct cluster *c, uint64_t epoch, int joins)
 {
-    cluster_unserve(c);
-    memset(c->members, 0, sizeof c->members);
-    for (int i = 0; i < CLUSTER_JOBS; i++)
-        free(c->jobs[i].png);
-    memset(c->jobs, 0, sizeof c->jobs);
-    c->joins = 0;
-    cluster_serve(c, epoch, 20 * DIP_SECOND_NS);
+    cluster_change_leader(c, epoch);
     UNTIL(c, c->joins == joins);
 }
 
 static uint32_t named(const struct cluster *c, const char *name)
 {
-    for (uint32_t i = 1; i <= CLUSTER_MEMBERS; i++)
-        if (strcmp(c->members[i].facts.name, name) == 0)
-            return i;
-    fail_msg("%s has not come", name);
-    return 0;
+    uint32_t member = cluster_find(c, name);
+    if (member == 0)
+        fail_msg("%s has not come", name);
+    return member;
 }
 
 /* The one thing of this stage that the member holds. */
@@ -41,15 +34,6 @@ static const struct dip_held *held_at(const struct cluster *c, uint32_t member,
     assert_non_null(found);
     assert_true(found->left_ns > 0 && found->left_ns <= 60 * DIP_SECOND_NS);
     return found;
-}
-
-static void tell_adopt(struct cluster *c, uint32_t to, const struct dip_held *held, uint64_t job_id)
-{
-    struct dip_message message = {
-        .kind = DIP_MESSAGE_ADOPT,
-        .job_id = job_id,
-        .as.adopt = {.held_epoch = held->epoch, .held_job_id = held->job_id}};
-    tell(c, to, &message);
 }
 
 static void tell_ar_long(struct cluster *c, uint32_t to, uint64_t job_id, uint32_t image_index)
@@ -221,13 +205,6 @@ static void what_is_held_is_forgotten(void **state)
     assert_int_equal(c.members[named(&c, "long")].held_count, 0);
     assert_int_equal(c.members[named(&c, "short")].held_count, 0);
     cluster_close(&c);
-}
-
-/* A heartbeat that was made after this was called. */
-static void until_beat(struct cluster *c, uint32_t member)
-{
-    int beats = c->members[member].heartbeats;
-    UNTIL(c, c->members[member].heartbeats > beats + 1);
 }
 
 /* kill -9 in mid-sampling: another process goes on from the last checkpoint, for both samplers. */
