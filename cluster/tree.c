@@ -22,6 +22,51 @@ static int count_of(const struct tree_node *node)
     return node ? node->count : 0;
 }
 
+/* ---- weights ---- */
+
+static struct tree_weight *weight_of(struct tree_node *node)
+{
+    return (struct tree_weight *)node;
+}
+
+static int64_t work_of(struct tree_node *node)
+{
+    return node ? weight_of(node)->work_sum : 0;
+}
+
+static int64_t begin_by_of(struct tree_node *node)
+{
+    return node ? weight_of(node)->begin_by : INT64_MAX;
+}
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* So much goes before: then the first of all must begin as much sooner. */
+static int64_t sooner(int64_t begin_by, int64_t work)
+{
+    return begin_by < INT64_MAX ? begin_by - work : INT64_MAX;
+}
+
+static void weigh(struct tree_node *node)
+{
+    struct tree_weight *weight = weight_of(node);
+    int64_t left = work_of(node->left);
+    weight->work_sum = left + weight->work + work_of(node->right);
+    weight->begin_by = earlier(earlier(begin_by_of(node->left), node->key - left),
+                               sooner(begin_by_of(node->right), left + weight->work));
+}
+
+static void weigh_up(const struct tree *tree, struct tree_node *node)
+{
+    for (; tree->is_weighed && node; node = node->parent)
+        weigh(node);
+}
+
+/* ---- shape ---- */
+
 /* Puts `child` where `node` hangs. */
 static void replace(struct tree *tree, struct tree_node *node, struct tree_node *child)
 {
@@ -55,6 +100,8 @@ static void rotate_up(struct tree *tree, struct tree_node *node)
     parent->parent = node;
     node->count = parent->count;
     parent->count = 1 + count_of(parent->left) + count_of(parent->right);
+    if (tree->is_weighed)
+        weigh(parent);
 }
 
 void dip__tree_insert(struct tree *tree, struct tree_node *node, int64_t key, uint64_t tie)
@@ -73,6 +120,7 @@ void dip__tree_insert(struct tree *tree, struct tree_node *node, int64_t key, ui
     *place = node;
     while (node->parent && node->parent->heap < node->heap)
         rotate_up(tree, node);
+    weigh_up(tree, node);
 }
 
 void dip__tree_remove(struct tree *tree, struct tree_node *node)
@@ -85,6 +133,7 @@ void dip__tree_remove(struct tree *tree, struct tree_node *node)
     for (struct tree_node *up = node->parent; up; up = up->parent)
         up->count--;
     replace(tree, node, node->left ? node->left : node->right);
+    weigh_up(tree, node->parent);
     *node = (struct tree_node){0};
 }
 
@@ -144,4 +193,46 @@ struct tree_node *dip__tree_at(const struct tree *tree, int rank)
         }
     }
     return node;
+}
+
+int64_t dip__tree_work(const struct tree *tree)
+{
+    dip_assert(tree->is_weighed);
+    return work_of(tree->root);
+}
+
+int64_t dip__tree_begin_by(const struct tree *tree)
+{
+    dip_assert(tree->is_weighed);
+    return begin_by_of(tree->root);
+}
+
+int64_t dip__tree_work_before(const struct tree *tree, int64_t key, uint64_t tie)
+{
+    int64_t work = 0;
+    dip_assert(tree->is_weighed);
+    for (struct tree_node *node = tree->root; node;) {
+        bool is_left = is_before(key, tie, node);
+        if (!is_left)
+            work += work_of(node->left) + weight_of(node)->work;
+        node = is_left ? node->left : node->right;
+    }
+    return work;
+}
+
+int64_t dip__tree_begin_by_after(const struct tree *tree, int64_t key, uint64_t tie)
+{
+    int64_t work = 0, begin_by = INT64_MAX;
+    dip_assert(tree->is_weighed);
+    for (struct tree_node *node = tree->root; node;) {
+        bool is_left = is_before(key, tie, node);
+        int64_t before = work + work_of(node->left), after = before + weight_of(node)->work;
+        if (is_left)
+            begin_by = earlier(
+                begin_by, earlier(node->key - before, sooner(begin_by_of(node->right), after)));
+        else
+            work = after;
+        node = is_left ? node->left : node->right;
+    }
+    return begin_by;
 }

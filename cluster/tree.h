@@ -18,8 +18,18 @@ struct tree_node {
     int32_t count; /* nodes below and this one; 0 = in no tree */
 };
 
+/* In a tree that weighs: what a node takes, and what follows for those below it, when all are done
+ * one after the other in their order and each must begin by its key. */
+struct tree_weight {
+    struct tree_node node; /* first */
+    int64_t work;
+    int64_t work_sum; /* of the nodes below and this one */
+    int64_t begin_by; /* when the first of them must begin, that none is late */
+};
+
 struct tree {
     struct tree_node *root, *first;
+    bool is_weighed; /* all of its nodes are those of tree_weights; set while it is empty */
 };
 
 /* The struct that a node is the field of. */
@@ -49,3 +59,11 @@ int dip__tree_rank_of(const struct tree *tree, int64_t key, uint64_t tie);
 
 /* The node with so many before it; NULL beyond the last. */
 struct tree_node *dip__tree_at(const struct tree *tree, int rank);
+
+/* Of a tree that weighs: all work, and when it must begin; INT64_MAX when nothing must. */
+int64_t dip__tree_work(const struct tree *tree);
+int64_t dip__tree_begin_by(const struct tree *tree);
+/* All that goes before a place that nobody has. */
+int64_t dip__tree_work_before(const struct tree *tree, int64_t key, uint64_t tie);
+/* When the whole must begin, that of those behind that place none is late. */
+int64_t dip__tree_begin_by_after(const struct tree *tree, int64_t key, uint64_t tie);

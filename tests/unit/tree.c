@@ -115,11 +115,63 @@ static void it_stays_flat(void **state)
     free(nodes);
 }
 
+/* ---- weights ---- */
+
+struct weighed {
+    struct tree tree;
+    struct tree_weight nodes[NODES];
+};
+
+static bool is_behind(const struct tree_node *node, int64_t key, uint64_t tie)
+{
+    return node->key > key || (node->key == key && node->tie > tie);
+}
+
+/* By walking through all of them. */
+static void check_weights(const struct weighed *m, int64_t key)
+{
+    int64_t work = 0, before = 0, begin_by = INT64_MAX, after = INT64_MAX;
+    for (struct tree_node *node = m->tree.first; node; node = dip__tree_next(node)) {
+        int64_t latest = node->key - work;
+        begin_by = latest < begin_by ? latest : begin_by;
+        bool is_after = is_behind(node, key, UINT64_MAX);
+        after = is_after && latest < after ? latest : after;
+        work += ((struct tree_weight *)node)->work;
+        before = is_after ? before : work;
+    }
+    assert_int_equal(dip__tree_work(&m->tree), work);
+    assert_int_equal(dip__tree_begin_by(&m->tree), begin_by);
+    assert_int_equal(dip__tree_work_before(&m->tree, key, UINT64_MAX), before);
+    assert_int_equal(dip__tree_begin_by_after(&m->tree, key, UINT64_MAX), after);
+}
+
+static void it_knows_when_the_whole_must_begin(void **state)
+{
+    (void)state;
+    struct weighed *m = calloc(1, sizeof *m);
+    assert_non_null(m);
+    m->tree.is_weighed = true;
+    uint64_t draws = 0;
+    for (int turn = 0; turn < TURNS / 4; turn++) {
+        struct tree_weight *node = &m->nodes[draw(&draws) % NODES];
+        int64_t key = (int64_t)(draw(&draws) % KEYS) - KEYS / 2;
+        if (dip__tree_has(&node->node)) {
+            dip__tree_remove(&m->tree, &node->node);
+        } else {
+            node->work = draw(&draws) % 10;
+            dip__tree_insert(&m->tree, &node->node, key, (uint64_t)(node - m->nodes));
+        }
+        check_weights(m, key);
+    }
+    free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_is_a_sorted_array),
         cmocka_unit_test(it_stays_flat),
+        cmocka_unit_test(it_knows_when_the_whole_must_begin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
