@@ -100,6 +100,7 @@ static void image_go_on(struct dip_scheduler *s, struct image *image, const stru
     switch (offer->stage) {
     case DIP_HELD_TOKENS:
         dip__image_take_ar(s, image, offer->member);
+        image->draw_mark_ns = -1; /* it tells at once what took it long */
         dip__progress(s, image, DIP_STAGE_DECODE, image->token_count, request->token_count);
         break;
     case DIP_HELD_HINGE:

@@ -9,21 +9,10 @@ enum { BIND_SHARE = 16 }; /* a diffusion slot is kept from this part of the toke
 void dip__on_prefilled(struct dip_scheduler *s, const struct dip_message *m)
 {
     struct image *image = dip__image_of_ar(s, m);
-    if (!image || image->state != IMAGE_AR_RUNNING || image->tokens_ns > 0)
+    if (!image || image->state != IMAGE_AR_RUNNING || image->is_prefilled)
         return;
-    image->tokens_ns = s->now_ns;
+    dip__rate_prefilled(s, image);
     dip__progress(s, image, DIP_STAGE_DECODE, 0, image->request->token_count);
-}
-
-/* What a batch says of the member's speed. */
-static void tokens_measure(struct dip_scheduler *s, struct image *image, int fresh)
-{
-    struct member *member = &s->members[image->ar_member];
-    if (image->tokens_ns > 0)
-        dip__rate_tokens(s, member, s->now_ns - image->tokens_ns, fresh);
-    image->tokens_ns = s->now_ns;
-    dip__finish_update(s, image);
-    dip__member_settle(s, member);
 }
 
 /* Near the end of its tokens an image looks for the worker that will finish it first, and a slot is
@@ -35,11 +24,10 @@ static void bind_diffusion(struct dip_scheduler *s, struct image *image)
     if (image->is_bound || left * BIND_SHARE > image->request->token_count ||
         s->diffusion_lane.count > 0)
         return;
-    int steps = image->request->step_count;
     int64_t here_ns, until_ns;
-    int address = dip__pick_diffusion(s, steps, image->is_isolated, &here_ns);
+    int address = dip__pick_diffusion(s, image, &here_ns);
     if (address >= 0 &&
-        (image->is_isolated || !dip__is_better_later(s, steps, 1, here_ns, &until_ns)))
+        (image->is_isolated || !dip__is_better_later(s, image, 1, here_ns, &until_ns)))
         dip__image_bind(s, image, (uint32_t)address);
 }
 
@@ -60,7 +48,9 @@ void dip__on_tokens(struct dip_scheduler *s, const struct dip_message *m)
     if (fresh <= 0)
         return; /* said twice: nobody's progress goes back */
     image->token_count += fresh;
-    tokens_measure(s, image, fresh);
+    dip__rate_drawing(s, image);
+    dip__finish_update(s, image);
+    dip__member_settle(s, &s->members[image->ar_member]);
     bind_diffusion(s, image);
     dip__progress(s, image, DIP_STAGE_DECODE, tokens->first + tokens->count,
                   image->request->token_count);
@@ -86,8 +76,7 @@ void dip__on_hinge_ready(struct dip_scheduler *s, const struct dip_message *m)
     if (!image || image->state != IMAGE_AR_RUNNING)
         return;
     struct member *member = &s->members[image->ar_member];
-    dip__rate_add(&member->rates.prefill_ns, ready->prefill_ns);
-    dip__rate_add(&s->rates.prefill_ns, ready->prefill_ns);
+    dip__rate_drawn(s, image);
     member->aside_length_ns = 0; /* it can do what it is told */
     int kept = image->is_bound ? (int)image->diffusion_member : -1;
     dip__image_unbind(s, image);

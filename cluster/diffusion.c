@@ -28,8 +28,11 @@ void dip__on_step(struct dip_scheduler *s, const struct dip_message *m)
         dip__member_settle(s, member);
         return;
     }
+    if (image->steps_done == 0)
+        image->paint_mark_steps = step->steps_done - 1; /* it may go on from a checkpoint */
     member->backlog_steps -= step->steps_done - image->steps_done;
     image->steps_done = step->steps_done;
+    dip__rate_stepped(s, image);
     dip__finish_update(s, image);
     dip__member_settle(s, member);
     dip__progress(s, image, DIP_STAGE_DIFFUSION, image->steps_done, image->request->step_count);
@@ -41,6 +44,7 @@ void dip__on_decoded(struct dip_scheduler *s, const struct dip_message *m)
     struct image *image = dip__image_of_diffusion(s, m);
     if (!image || image->state != IMAGE_DIFFUSION_RUNNING)
         return;
+    dip__rate_painted(s, image);
     dip__image_leave_diffusion(s, image);
     dip__image_set_state(s, image, IMAGE_ENCODING);
     image->steps_done = image->request->step_count;

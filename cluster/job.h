@@ -218,6 +218,7 @@ struct dip_message_submit {
     int64_t deadline_ns; /* coordinator's clock; 0 = none */
     int64_t begin_by_ns; /* a worker must have begun by then; 0 = the deadline alone counts */
     bool is_check;       /* say what would be admitted, run nothing */
+    uint64_t ticket;     /* the same when a client asks for the same again; 0 = cannot be told */
     const struct dip_offer *offers; /* [offer_count] held parts of it; not owned */
     int32_t offer_count;
     void *client; /* the coordinator's own record; the scheduler never looks at it */

@@ -47,6 +47,7 @@ void dip__on_joined(struct dip_scheduler *s, const struct dip_message *m)
     const struct dip_message_joined *joined = &m->as.joined;
     *member = (struct member){.is_alive = true,
                               .roles = joined->roles,
+                              .shares_ns = s->now_ns,
                               .ar_slots = clamp_slots(joined->ar_slots),
                               .hinge_slots = clamp_slots(joined->hinge_slots),
                               .diffusion_slots = clamp_slots(joined->diffusion_slots)};

@@ -1,9 +1,10 @@
 /* cluster/place.c - gives waiting images to members with free slots.
  *
  * The next image (lane.c) goes to the best member (pool.c): the AR worker that draws soonest, the
- * diffusion worker that will finish first (design, life of a request, 4), which may be one that is
- * busy yet: then the image waits for its slot, and is looked at again when that is overdue. Images
- * under suspicion come before the others, each to a member that runs no other one. */
+ * diffusion worker that will finish first (design, life of a request, 4), unless that would make it
+ * late. It may be one that is busy yet: then the image waits for its slot, and is looked at again
+ * when that is overdue. Images under suspicion come before the others, each to a member that runs
+ * no other one. */
 #include "base/assert.h"
 #include "cluster/state.h"
 
@@ -49,13 +50,12 @@ void dip__diffusion_start(struct dip_scheduler *s, struct image *image, uint32_t
 
 static bool place_diffusion(struct dip_scheduler *s, struct image *image)
 {
-    int steps = image ? image->request->step_count : 0;
     int64_t here_ns = 0;
-    int address = image ? dip__pick_diffusion(s, steps, image->is_isolated, &here_ns) : -1;
+    int address = image ? dip__pick_diffusion(s, image, &here_ns) : -1;
     if (address < 0)
         return false;
     if (!image->is_isolated &&
-        dip__is_better_later(s, steps, s->diffusion_lane.count, here_ns, &s->look_ns))
+        dip__is_better_later(s, image, s->diffusion_lane.count, here_ns, &s->look_ns))
         return false;
     dip__lane_serve(s, &s->diffusion_lane, image);
     dip__diffusion_start(s, image, (uint32_t)address);
@@ -64,7 +64,7 @@ static bool place_diffusion(struct dip_scheduler *s, struct image *image)
 
 static bool place_ar(struct dip_scheduler *s, struct image *image)
 {
-    int address = image ? dip__pick_ar(s, image->is_isolated) : -1;
+    int address = image ? dip__pick_ar(s, image) : -1;
     if (address < 0)
         return false;
     dip__lane_serve(s, &s->ar_lane, image);
@@ -85,10 +85,10 @@ void dip__place(struct dip_scheduler *s)
     s->look_ns = INT64_MAX;
     while (place_diffusion(s, first_isolated(&s->diffusion_lane)))
         continue;
-    while (place_diffusion(s, dip__lane_first(&s->diffusion_lane)))
+    while (s->pool.painting.room > 0 && place_diffusion(s, dip__lane_first(s, &s->diffusion_lane)))
         continue;
     while (place_ar(s, first_isolated(&s->ar_lane)))
         continue;
-    while (place_ar(s, dip__lane_first(&s->ar_lane)))
+    while (s->pool.drawing.room > 0 && place_ar(s, dip__lane_first(s, &s->ar_lane)))
         continue;
 }

@@ -19,11 +19,13 @@
 enum {
     ISOLATED_LOOKS_MAX = 16,
     SPEEDS_PER_OCTAVE = 8,
-    RELEASES_MAX = 8, /* slots that are looked at because they will be free soon */
-    GAIN_PARTS = 4,   /* what waiting must save */
-    OVERDUE_PARTS = 4 /* of an image's time: then a slot is not waited for any more */
+    RELEASES_MAX = 8,  /* slots that are looked at because they will be free soon */
+    GAIN_PARTS = 4,    /* what waiting must save */
+    OVERDUE_PARTS = 4, /* of an image's time: then a slot is not waited for any more */
+    MUCH_SLOWER = 2
 };
 
+#define REST_NS           (10 * DIP_SECOND_NS)
 #define ASIDE_NS_SHORTEST (DIP_SECOND_NS / 4)
 #define ASIDE_NS_LONGEST  (30 * DIP_SECOND_NS)
 
@@ -91,11 +93,10 @@ static void settle_ar(struct dip_scheduler *s, struct member *member, int room)
             dip__tree_remove(&s->pool.ar_open, &member->ar_open);
         return;
     }
-    const struct rates *rates = member->rates.token_ns > 0 ? &member->rates : &s->rates;
     /* Among equals the one with most room. */
     uint64_t tie = (uint64_t)(UINT32_MAX - (uint32_t)room) << 32 | (uint32_t)(member - s->members);
-    dip__tree_move(&s->pool.ar_open, &member->ar_open, dip__token_ns(rates, member->ar_live + 1),
-                   tie);
+    dip__tree_move(&s->pool.ar_open, &member->ar_open,
+                   dip__token_ns(s, member, member->ar_live + 1), tie);
 }
 
 static void settle_diffusion(struct dip_scheduler *s, struct member *member, int room)
@@ -115,40 +116,65 @@ static void settle_diffusion(struct dip_scheduler *s, struct member *member, int
     speed_mark(pool, speed);
 }
 
-/* Replaces what the sums hold of the member. */
-static void settle_sums(struct dip_scheduler *s, struct member *member, int ar_room,
-                        int diffusion_room)
+/* ---- what all of them can do ---- */
+
+static void capacity_add(struct capacity *sum, const struct capacity *part, int by)
 {
-    struct pool *pool = &s->pool;
-    uint32_t roles = dip__member_takes(member) ? member->roles : 0;
-    int ar_slots = roles & DIP_ROLE_AR ? least(member->ar_slots, member->hinge_slots) : 0;
-    int diffusion_slots = roles & DIP_ROLE_DIFFUSION ? dip__diffusion_slots(member) : 0;
-    pool->ar_count += !!(roles & DIP_ROLE_AR) - !!(member->pooled_roles & DIP_ROLE_AR);
-    pool->diffusion_count +=
-        !!(roles & DIP_ROLE_DIFFUSION) - !!(member->pooled_roles & DIP_ROLE_DIFFUSION);
-    pool->ar_slots += ar_slots - member->pooled_ar_slots;
-    pool->ar_room += ar_room - member->pooled_ar_room;
-    pool->diffusion_slots += diffusion_slots - member->pooled_diffusion_slots;
-    pool->diffusion_room += diffusion_room - member->pooled_diffusion_room;
-    member->pooled_roles = roles;
-    member->pooled_ar_slots = ar_slots;
-    member->pooled_ar_room = ar_room;
-    member->pooled_diffusion_slots = diffusion_slots;
-    member->pooled_diffusion_room = diffusion_room;
+    sum->members += by * part->members;
+    sum->slots += by * part->slots;
+    sum->room += by * part->room;
+    sum->hinge_slots += by * part->hinge_slots;
+    sum->hinges += by * part->hinges;
+    sum->speed += by * part->speed;
+    sum->weight += by * part->weight;
+}
+
+static struct capacity drawing_of(const struct member *member)
+{
+    struct capacity c = {0};
+    if (!dip__member_takes(member) || !(member->roles & DIP_ROLE_AR))
+        return c;
+    c.members = 1;
+    c.slots = least(member->ar_slots, member->hinge_slots);
+    c.room = least(member->ar_slots - member->ar_live, member->hinge_slots - member->hinges);
+    c.hinge_slots = member->hinge_slots;
+    c.hinges = member->hinges;
+    dip__capacity_draw(member, &c);
+    return c;
+}
+
+static struct capacity painting_of(const struct member *member)
+{
+    struct capacity c = {0};
+    if (!dip__member_takes(member) || !(member->roles & DIP_ROLE_DIFFUSION))
+        return c;
+    c.members = 1;
+    c.slots = dip__diffusion_slots(member);
+    c.room = c.slots - member->diffusion_live - member->bound;
+    if (c.room < 0)
+        c.room = 0; /* it has come to want fewer than it has */
+    dip__capacity_paint(member, &c);
+    return c;
+}
+
+/* Replaces what the sum holds of the member. */
+static void settle_sum(struct capacity *sum, struct capacity *before, struct capacity *pooled,
+                       const struct capacity *now)
+{
+    if (sum->members == 1 && pooled->members == 1 && now->members == 0)
+        *before = *sum;
+    capacity_add(sum, pooled, -1);
+    capacity_add(sum, now, 1);
+    *pooled = *now;
 }
 
 void dip__member_settle(struct dip_scheduler *s, struct member *member)
 {
-    int ar_room = 0, diffusion_room = 0;
-    if (dip__member_takes(member) && (member->roles & DIP_ROLE_AR))
-        ar_room = least(member->ar_slots - member->ar_live, member->hinge_slots - member->hinges);
-    if (dip__member_takes(member) && (member->roles & DIP_ROLE_DIFFUSION))
-        diffusion_room = dip__diffusion_slots(member) - member->diffusion_live - member->bound;
-    if (diffusion_room < 0) /* it has come to want fewer than it has */
-        diffusion_room = 0;
-    settle_ar(s, member, ar_room);
-    settle_diffusion(s, member, diffusion_room);
-    settle_sums(s, member, ar_room, diffusion_room);
+    struct capacity drawing = drawing_of(member), painting = painting_of(member);
+    settle_ar(s, member, drawing.room);
+    settle_diffusion(s, member, painting.room);
+    settle_sum(&s->pool.drawing, &s->pool.drawing_before, &member->pooled_drawing, &drawing);
+    settle_sum(&s->pool.painting, &s->pool.painting_before, &member->pooled_painting, &painting);
     if (member->is_alive && member->is_draining && !member->is_drained && member->hinges == 0 &&
         member->diffusion_jobs == 0 && member->bound == 0) {
         member->is_drained = true;
@@ -156,13 +182,52 @@ void dip__member_settle(struct dip_scheduler *s, struct member *member)
     }
 }
 
-int dip__pick_ar(const struct dip_scheduler *s, bool is_isolated)
+/* ---- the best one ---- */
+
+/* Better a slot is empty than that a member which is much slower than the others makes late what
+ * they could do in time. Whoever is hopeless, or under suspicion, takes what there is; and a member
+ * that has rested for long may be faster by now. */
+static bool is_choosy(const struct dip_scheduler *s, const struct image *image,
+                      const struct member *member, int64_t member_ns, int64_t mean_ns)
+{
+    return image->request->deadline_ns > 0 && !image->is_hopeless && !image->is_isolated &&
+           member_ns > MUCH_SLOWER * mean_ns && s->now_ns - member->shares_ns < REST_NS;
+}
+
+/* Those that wait come there, too. */
+static int company(int live, int waiting, int slots)
+{
+    return least(live + 1 + waiting, slots);
+}
+
+static bool draws_in_time(const struct dip_scheduler *s, const struct image *image,
+                          const struct member *member)
+{
+    const struct request *request = image->request;
+    int live = company(member->ar_live, s->ar_lane.count, member->ar_slots);
+    int64_t left_ns = (request->token_count - image->token_count) * dip__token_ns(s, member, live);
+    return !is_choosy(s, image, member, dip__token_ns(s, member, 1), s->rates.token_ns) ||
+           s->now_ns + left_ns <= request->paint_key + request->spare_ns;
+}
+
+static bool paints_in_time(const struct dip_scheduler *s, const struct image *image,
+                           const struct member *member)
+{
+    const struct request *request = image->request;
+    int live =
+        company(member->diffusion_live, s->diffusion_lane.count, dip__diffusion_slots(member));
+    int64_t step_ns = dip__paint_ns(s, member, live);
+    return !is_choosy(s, image, member, step_ns, s->rates.paint_ns) ||
+           s->now_ns + request->step_count * step_ns * live <= request->deadline_ns;
+}
+
+int dip__pick_ar(const struct dip_scheduler *s, const struct image *image)
 {
     struct tree_node *node = s->pool.ar_open.first;
     for (int i = 0; node && i < ISOLATED_LOOKS_MAX; i++, node = dip__tree_next(node)) {
         const struct member *member = dip__tree_owner(node, struct member, ar_open);
-        if (!is_isolated || member->isolated_count == 0)
-            return (int)(member - s->members);
+        if (!image->is_isolated || member->isolated_count == 0)
+            return draws_in_time(s, image, member) ? (int)(member - s->members) : -1;
     }
     return -1;
 }
@@ -179,8 +244,7 @@ static const struct member *first_of_speed(const struct tree *tree, bool is_isol
     return NULL;
 }
 
-int dip__pick_diffusion(const struct dip_scheduler *s, int step_count, bool is_isolated,
-                        int64_t *ret_ns)
+int dip__pick_diffusion(const struct dip_scheduler *s, const struct image *image, int64_t *ret_ns)
 {
     const struct member *best = NULL;
     int64_t best_ns = INT64_MAX;
@@ -188,10 +252,10 @@ int dip__pick_diffusion(const struct dip_scheduler *s, int step_count, bool is_i
         for (uint64_t bits = s->pool.speeds[word]; bits; bits &= bits - 1) {
             int speed = word * 64 + __builtin_ctzll(bits);
             const struct member *member =
-                first_of_speed(&s->pool.diffusion_open[speed], is_isolated);
+                first_of_speed(&s->pool.diffusion_open[speed], image->is_isolated);
             if (!member)
                 continue;
-            int64_t took_ns = diffusion_ns(s, member, step_count);
+            int64_t took_ns = diffusion_ns(s, member, image->request->step_count);
             if (took_ns < best_ns) {
                 best = member;
                 best_ns = took_ns;
@@ -200,23 +264,23 @@ int dip__pick_diffusion(const struct dip_scheduler *s, int step_count, bool is_i
     }
     bool is_measured = best && dip__share_ns(&best->rates, 1) > 0;
     *ret_ns = is_measured ? best_ns : INT64_MAX;
-    return best ? (int)(best - s->members) : -1;
+    return best && paints_in_time(s, image, best) ? (int)(best - s->members) : -1;
 }
 
-bool dip__is_better_later(const struct dip_scheduler *s, int step_count, int waiting,
+bool dip__is_better_later(const struct dip_scheduler *s, const struct image *image, int waiting,
                           int64_t here_ns, int64_t *ret_until_ns)
 {
     struct tree_node *node = s->diffusion_finishes.first;
     if (here_ns == INT64_MAX) /* not measured: the way to know is to try */
         return false;
     for (int i = 0; node && i < RELEASES_MAX; i++, node = dip__tree_next(node)) {
-        const struct image *image = dip__tree_owner(node, struct image, finish);
-        const struct member *member = &s->members[image->diffusion_member];
+        const struct image *busy = dip__tree_owner(node, struct image, finish);
+        const struct member *member = &s->members[busy->diffusion_member];
         int live = member->diffusion_live;
         if (!dip__member_takes(member) || live + member->bound > dip__diffusion_slots(member) ||
             dip__share_ns(&member->rates, live) == 0)
             continue;
-        int64_t each_ns = step_count * dip__share_ns(&member->rates, live) * live;
+        int64_t each_ns = image->request->step_count * dip__share_ns(&member->rates, live) * live;
         int64_t free_ns = node->key > s->now_ns ? node->key - s->now_ns : 0;
         int64_t until_ns = node->key + each_ns / OVERDUE_PARTS;
         if (until_ns <= s->now_ns || free_ns + waiting * each_ns > here_ns - here_ns / GAIN_PARTS)

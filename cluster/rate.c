@@ -1,43 +1,53 @@
-/* cluster/rate.c - what was measured, and when a request would be done by it.
+/* cluster/rate.c - what was measured: how long a token, a step and a picture take, and how much all
+ * members can do together.
  *
- * Every image decodes a known number of tokens and samples a known number of steps, so with the
- * rates of the members its times follow in closed form. The slots that are taken become free at
- * times that are known (a tree of finishes with ranks), so the image with r before it begins when
- * the r-th slot is free, and one round of service later for every full set of slots before it. The
- * picture's panel is the same again, not before the tokens are drawn.
+ * What a slot was held for decides, by this process's clock, and not what a worker says of its
+ * device: the way there, the autoencoder behind the last step and whatever else the device does
+ * are part of it. An image is charged the part of its member's time that an image alone would have
+ * needed (a share that grows more slowly the more company there is), so that what was measured in
+ * company and what was measured alone are the same number.
  *
- * Images decoded together share a step: a neighbour is taken to cost a quarter of the first one,
- * between a device that decodes neighbours for nothing and one that shares itself out. */
+ * At the diffusion panel n images take n times as long. Images decoded together share a step: a
+ * neighbour is taken to cost a quarter of the first one, between a device that decodes neighbours
+ * for nothing and one that shares itself out. Where that is not how a device behaves, the mean
+ * follows what it did in the company that it has. */
 #include "base/assert.h"
 #include "base/clock.h"
 #include "cluster/state.h"
 
-enum { MEAN_WEIGHT = 8, NEIGHBOUR_SHARE = 4 };
+enum {
+    MEAN_WEIGHT = 8,
+    NEIGHBOUR_SHARE = 4,
+    WEIGHT_ONE = 16,
+    WORK_PARTS = 16,
+    WORK_PARTS_MOST = 8192
+};
 
 /* Longer is a mistake of somebody's clock; it also keeps every product below far from overflow. */
-#define MEASURED_NS_LONGEST  (600 * DIP_SECOND_NS)
-#define TOKEN_NS_LONGEST     (60 * DIP_SECOND_NS)
-#define SERVICE_NS_LONGEST   (3600 * DIP_SECOND_NS)
-#define PUSHBACK_NS_SHORTEST (DIP_SECOND_NS / 5)
-#define PUSHBACK_NS_LONGEST  (60 * DIP_SECOND_NS)
+#define MEASURED_NS_LONGEST (600 * DIP_SECOND_NS)
+#define COST_NS_SHORTEST    INT64_C(1000)
+#define SERVICE_NS_LONGEST  (3600 * DIP_SECOND_NS)
+
+static bool is_sound(int64_t measured_ns)
+{
+    return measured_ns > 0 && measured_ns <= MEASURED_NS_LONGEST;
+}
 
 void dip__rate_add(int64_t *rate, int64_t measured_ns)
 {
-    if (measured_ns <= 0 || measured_ns > MEASURED_NS_LONGEST)
+    if (!is_sound(measured_ns))
         return;
     int64_t mean = *rate > 0 ? *rate + (measured_ns - *rate) / MEAN_WEIGHT : measured_ns;
     *rate = mean > 0 ? mean : 1;
 }
 
-void dip__rate_tokens(struct dip_scheduler *s, struct member *member, int64_t took_ns, int count)
+/* The first few count alike; what stood there before the first is forgotten. */
+static void mean_add(int64_t *mean_ns, int *count, int64_t measured_ns)
 {
-    if (count <= 0 || took_ns <= 0)
+    if (!is_sound(measured_ns))
         return;
-    if (took_ns / count > TOKEN_NS_LONGEST)
-        return;
-    int64_t alone_ns = took_ns / count * NEIGHBOUR_SHARE / (member->ar_live + NEIGHBOUR_SHARE - 1);
-    dip__rate_add(&member->rates.token_ns, alone_ns);
-    dip__rate_add(&s->rates.token_ns, alone_ns);
+    *count += *count < MEAN_WEIGHT;
+    *mean_ns = *count == 1 ? measured_ns : *mean_ns + (measured_ns - *mean_ns) / *count;
 }
 
 void dip__rate_step(struct dip_scheduler *s, struct member *member,
@@ -60,9 +70,197 @@ int64_t dip__share_ns(const struct rates *rates, int live)
     return least_ns;
 }
 
-int64_t dip__token_ns(const struct rates *rates, int live)
+/* ---- shares ---- */
+
+void dip__shares_move(struct dip_scheduler *s, struct member *member)
 {
-    return rates->token_ns * (live + NEIGHBOUR_SHARE - 1) / NEIGHBOUR_SHARE;
+    int64_t took_ns = s->now_ns - member->shares_ns;
+    member->shares_ns = s->now_ns;
+    if (member->ar_live > 0)
+        member->draw_share_ns +=
+            took_ns * NEIGHBOUR_SHARE / (member->ar_live + NEIGHBOUR_SHARE - 1);
+    if (member->diffusion_live > 0)
+        member->paint_share_ns += took_ns / member->diffusion_live;
+}
+
+static int64_t drawn_ns(struct dip_scheduler *s, const struct image *image)
+{
+    struct member *member = &s->members[image->ar_member];
+    dip__shares_move(s, member);
+    return image->draw_mark_ns < 0 ? 0 : member->draw_share_ns - image->draw_mark_ns;
+}
+
+void dip__rate_prefilled(struct dip_scheduler *s, struct image *image)
+{
+    struct member *member = &s->members[image->ar_member];
+    int64_t took_ns = drawn_ns(s, image);
+    image->is_prefilled = true;
+    if (image->draw_mark_ns < 0)
+        return;
+    dip__rate_add(&member->rates.prefill_ns, took_ns);
+    dip__rate_add(&s->rates.prefill_ns, took_ns);
+    image->draw_mark_ns = member->draw_share_ns;
+    image->draw_mark_tokens = image->token_count;
+}
+
+/* A guess until an image is through. */
+void dip__rate_drawing(struct dip_scheduler *s, const struct image *image)
+{
+    struct rates *rates = &s->members[image->ar_member].rates;
+    int tokens = image->token_count - image->draw_mark_tokens;
+    if (rates->token_count > 0 || tokens <= 0)
+        return;
+    int64_t each_ns = drawn_ns(s, image) / tokens;
+    if (!is_sound(each_ns))
+        return;
+    rates->token_ns = each_ns;
+    if (s->rates.token_count == 0)
+        s->rates.token_ns = each_ns;
+}
+
+void dip__rate_drawn(struct dip_scheduler *s, const struct image *image)
+{
+    struct rates *rates = &s->members[image->ar_member].rates;
+    int tokens = image->token_count - image->draw_mark_tokens;
+    if (tokens <= 0)
+        return;
+    int64_t each_ns = drawn_ns(s, image) / tokens;
+    mean_add(&rates->token_ns, &rates->token_count, each_ns);
+    mean_add(&s->rates.token_ns, &s->rates.token_count, each_ns);
+}
+
+void dip__rate_stepped(struct dip_scheduler *s, struct image *image)
+{
+    struct member *member = &s->members[image->diffusion_member];
+    dip__shares_move(s, member);
+    image->tail_mark_ns = member->paint_share_ns;
+}
+
+void dip__rate_painted(struct dip_scheduler *s, const struct image *image)
+{
+    struct member *member = &s->members[image->diffusion_member];
+    struct rates *rates = &member->rates;
+    int steps = image->steps_done - image->paint_mark_steps;
+    dip__shares_move(s, member);
+    if (image->paint_mark_ns < 0 || steps <= 0)
+        return;
+    int64_t each_ns = (image->tail_mark_ns - image->paint_mark_ns) / steps;
+    int64_t tail_ns = member->paint_share_ns - image->tail_mark_ns;
+    mean_add(&rates->paint_ns, &rates->paint_count, each_ns);
+    mean_add(&s->rates.paint_ns, &s->rates.paint_count, each_ns);
+    dip__rate_add(&rates->tail_ns, tail_ns);
+    dip__rate_add(&s->rates.tail_ns, tail_ns);
+}
+
+/* ---- one member ---- */
+
+int64_t dip__token_ns(const struct dip_scheduler *s, const struct member *member, int live)
+{
+    int64_t alone_ns = member->rates.token_ns > 0 ? member->rates.token_ns : s->rates.token_ns;
+    return alone_ns * (live + NEIGHBOUR_SHARE - 1) / NEIGHBOUR_SHARE;
+}
+
+static int64_t paint_ns_of(const struct rates *rates, int live)
+{
+    return rates->paint_ns > 0 ? rates->paint_ns : dip__share_ns(rates, live);
+}
+
+int64_t dip__paint_ns(const struct dip_scheduler *s, const struct member *member, int live)
+{
+    int64_t own_ns = paint_ns_of(&member->rates, live);
+    return own_ns > 0 ? own_ns : paint_ns_of(&s->rates, live);
+}
+
+static int64_t speed_of(int64_t cost_ns)
+{
+    return DIP_SPEED_NS / (cost_ns > COST_NS_SHORTEST ? cost_ns : COST_NS_SHORTEST);
+}
+
+void dip__capacity_draw(const struct member *member, struct capacity *capacity)
+{
+    int slots = capacity->slots;
+    int weight = slots * NEIGHBOUR_SHARE * WEIGHT_ONE / (slots + NEIGHBOUR_SHARE - 1);
+    if (member->rates.token_ns > 0)
+        capacity->speed = speed_of(member->rates.token_ns) / WEIGHT_ONE * weight;
+    else
+        capacity->weight = weight;
+}
+
+void dip__capacity_paint(const struct member *member, struct capacity *capacity)
+{
+    int64_t cost_ns = paint_ns_of(&member->rates, capacity->slots);
+    if (capacity->slots > 0 && cost_ns > 0)
+        capacity->speed = speed_of(cost_ns);
+    else if (capacity->slots > 0)
+        capacity->weight = WEIGHT_ONE;
+}
+
+/* ---- all of them ---- */
+
+static int64_t clamp_service(int64_t ns)
+{
+    return ns < SERVICE_NS_LONGEST ? ns : SERVICE_NS_LONGEST;
+}
+
+/* Work at the speed of all: so much time lies between one image and the next. `more_ns` is what an
+ * image takes besides, in the time of a mean member. */
+static int64_t every_ns(const struct capacity *capacity, int64_t mean_cost_ns, int64_t work,
+                        int64_t more_ns)
+{
+    if (mean_cost_ns == 0)
+        return 0;
+    int64_t speed = capacity->speed + speed_of(mean_cost_ns) / WEIGHT_ONE * capacity->weight;
+    int64_t parts = work * WORK_PARTS + more_ns * WORK_PARTS / mean_cost_ns;
+    parts = parts < 1 ? 1 : parts > WORK_PARTS_MOST ? WORK_PARTS_MOST : parts;
+    if (speed < WORK_PARTS)
+        return 0;
+    return clamp_service(parts * (DIP_SPEED_NS / speed) / WORK_PARTS +
+                         parts * (DIP_SPEED_NS % speed) / speed / WORK_PARTS) +
+           1;
+}
+
+int64_t dip__draw_every_ns(const struct dip_scheduler *s, int64_t tokens)
+{
+    const struct rates *rates = &s->rates;
+    return every_ns(dip__drawing(s), rates->token_ns, tokens, rates->prefill_ns);
+}
+
+int64_t dip__paint_every_ns(const struct dip_scheduler *s, int64_t steps)
+{
+    const struct rates *rates = &s->rates;
+    return every_ns(dip__painting(s), paint_ns_of(rates, DIP_BATCH_MAX), steps, rates->tail_ns);
+}
+
+/* How many images a member has at once when so many more have come; all of its slots when others
+ * wait for one. */
+static int company(const struct capacity *capacity, int live, int more)
+{
+    int most = capacity->slots / capacity->members;
+    int each = (live + more + capacity->members - 1) / capacity->members;
+    most = most > 1 ? most : 1;
+    return capacity->room == 0 || each > most ? most : each;
+}
+
+int64_t dip__draw_ns(const struct dip_scheduler *s, int tokens, int images)
+{
+    const struct capacity *c = dip__drawing(s);
+    if (c->slots == 0)
+        return 0;
+    int live = company(c, s->state_counts[IMAGE_AR_RUNNING], images);
+    int most = company(c, c->slots, 0);
+    return clamp_service(dip__draw_every_ns(s, tokens) * c->slots * (live + NEIGHBOUR_SHARE - 1) /
+                         (most + NEIGHBOUR_SHARE - 1));
+}
+
+int64_t dip__paint_hold_ns(const struct dip_scheduler *s, int steps, int images)
+{
+    const struct capacity *c = dip__painting(s);
+    if (c->slots == 0)
+        return 0;
+    const int *counts = s->state_counts;
+    int before = counts[IMAGE_AR_RUNNING] + counts[IMAGE_DIFFUSION_WAITING];
+    int live = company(c, counts[IMAGE_DIFFUSION_RUNNING] + before, images);
+    return clamp_service(dip__paint_every_ns(s, steps) * c->members * live);
 }
 
 /* ---- slots that are taken ---- */
@@ -70,19 +268,19 @@ int64_t dip__token_ns(const struct rates *rates, int live)
 static int64_t ar_left_ns(const struct dip_scheduler *s, const struct image *image)
 {
     const struct member *member = &s->members[image->ar_member];
-    const struct rates *rates = member->rates.token_ns > 0 ? &member->rates : &s->rates;
+    const struct rates *rates = member->rates.prefill_ns > 0 ? &member->rates : &s->rates;
     int64_t left = image->request->token_count - image->token_count;
-    int64_t prefill_ns = image->tokens_ns == 0 ? rates->prefill_ns : 0;
-    return prefill_ns + left * dip__token_ns(rates, member->ar_live);
+    int64_t prefill_ns = image->is_prefilled ? 0 : rates->prefill_ns;
+    return prefill_ns + left * dip__token_ns(s, member, member->ar_live);
 }
 
 static int64_t diffusion_left_ns(const struct dip_scheduler *s, const struct image *image)
 {
     const struct member *member = &s->members[image->diffusion_member];
     int live = member->diffusion_live;
-    int64_t share_ns = dip__share_ns(&member->rates, live);
     int64_t left = image->request->step_count - image->steps_done;
-    return left * (share_ns > 0 ? share_ns : dip__share_ns(&s->rates, live)) * live;
+    int64_t tail_ns = member->rates.tail_ns > 0 ? member->rates.tail_ns : s->rates.tail_ns;
+    return (left * dip__paint_ns(s, member, live) + tail_ns) * live;
 }
 
 void dip__finish_update(struct dip_scheduler *s, struct image *image)
@@ -104,160 +302,4 @@ void dip__finish_remove(struct dip_scheduler *s, struct image *image)
         return;
     bool is_ar = image->state == IMAGE_AR_RUNNING;
     dip__tree_remove(is_ar ? &s->ar_finishes : &s->diffusion_finishes, &image->finish);
-}
-
-/* ---- one image ---- */
-
-static int64_t clamp_service(int64_t ns)
-{
-    return ns < SERVICE_NS_LONGEST ? ns : SERVICE_NS_LONGEST;
-}
-
-/* How many images a member has at once when `ahead` more have come. */
-static int company(int live, int ahead, int slots, int members)
-{
-    int64_t each = ((int64_t)live + ahead + members) / members;
-    int most = slots / members > 1 ? slots / members : 1;
-    return each < most ? (int)each : most;
-}
-
-static int64_t ar_service_ns(const struct dip_scheduler *s, int tokens, int ahead)
-{
-    const struct pool *pool = &s->pool;
-    if (s->rates.token_ns == 0 || pool->ar_count == 0)
-        return 0;
-    int live = company(s->state_counts[IMAGE_AR_RUNNING], ahead, pool->ar_slots, pool->ar_count);
-    return clamp_service(s->rates.prefill_ns + tokens * dip__token_ns(&s->rates, live));
-}
-
-static int64_t diffusion_service_ns(const struct dip_scheduler *s, int steps, int ahead)
-{
-    const struct pool *pool = &s->pool;
-    if (dip__share_ns(&s->rates, 1) == 0 || pool->diffusion_count == 0)
-        return 0;
-    int live = company(s->state_counts[IMAGE_DIFFUSION_RUNNING], ahead, pool->diffusion_slots,
-                       pool->diffusion_count);
-    return clamp_service(steps * dip__share_ns(&s->rates, live) * live);
-}
-
-/* When the image with `ahead` before it gets a slot; 0 = cannot be known. */
-static int64_t slot_ns(const struct dip_scheduler *s, const struct tree *finishes, int room,
-                       int ahead, int64_t service_ns)
-{
-    int slots = room + dip__tree_count(finishes);
-    if (slots == 0 || service_ns == 0)
-        return 0;
-    int64_t free_ns = s->now_ns;
-    if (ahead % slots >= room) {
-        int64_t finish_ns = dip__tree_at(finishes, ahead % slots - room)->key;
-        free_ns = finish_ns > free_ns ? finish_ns : free_ns;
-    }
-    return free_ns + ahead / slots * service_ns;
-}
-
-/* ---- requests ---- */
-
-struct load {
-    int tokens, steps;
-    bool has_hidden;
-    int ahead_ar, ahead_diffusion;
-};
-
-static int64_t start_of(const struct dip_scheduler *s, const struct load *load)
-{
-    if (load->has_hidden)
-        return slot_ns(s, &s->diffusion_finishes, s->pool.diffusion_room, load->ahead_diffusion,
-                       diffusion_service_ns(s, load->steps, load->ahead_diffusion));
-    return slot_ns(s, &s->ar_finishes, s->pool.ar_room, load->ahead_ar,
-                   ar_service_ns(s, load->tokens, load->ahead_ar));
-}
-
-static int64_t finish_of(const struct dip_scheduler *s, const struct load *load)
-{
-    int64_t service_ns = diffusion_service_ns(s, load->steps, load->ahead_diffusion);
-    int64_t begin_ns = slot_ns(s, &s->diffusion_finishes, s->pool.diffusion_room,
-                               load->ahead_diffusion, service_ns);
-    if (begin_ns == 0)
-        return 0;
-    if (!load->has_hidden) {
-        int64_t start_ns = start_of(s, load);
-        if (start_ns == 0)
-            return 0;
-        int64_t drawn_ns = start_ns + ar_service_ns(s, load->tokens, load->ahead_ar);
-        begin_ns = drawn_ns > begin_ns ? drawn_ns : begin_ns;
-    }
-    return begin_ns + service_ns + s->rates.picture_ns;
-}
-
-static struct load load_of(const struct dip_message_submit *submit)
-{
-    return (struct load){.tokens = submit->token_count - submit->forced_count,
-                         .steps = submit->step_count,
-                         .has_hidden = submit->has_hidden};
-}
-
-/* Images that reach the diffusion panel before one with so many before it at the AR panel. */
-static int ahead_at_diffusion(const struct dip_scheduler *s, int ahead_ar)
-{
-    return ahead_ar + s->state_counts[IMAGE_AR_RUNNING] + s->diffusion_lane.count;
-}
-
-struct estimate dip__estimate_new(const struct dip_scheduler *s,
-                                  const struct dip_message_submit *submit, int64_t begin_key)
-{
-    struct load load = load_of(submit);
-    uint32_t tenant = submit->tenant % (uint32_t)s->limits.tenant_count_max;
-    const struct lane *lane = submit->has_hidden ? &s->diffusion_lane : &s->ar_lane;
-    struct estimate e = {0};
-    e.ahead = dip__lane_ahead_of_new(s, lane, submit->priority, tenant, begin_key);
-    load.ahead_ar = e.ahead;
-    load.ahead_diffusion = submit->has_hidden ? e.ahead : ahead_at_diffusion(s, e.ahead);
-    e.start_ns = start_of(s, &load);
-    load.ahead_ar += submit->image_count - 1; /* done when the last of them is */
-    load.ahead_diffusion += submit->image_count - 1;
-    e.finish_ns = finish_of(s, &load);
-    return e;
-}
-
-struct estimate dip__estimate_waiting(const struct dip_scheduler *s, const struct image *image)
-{
-    const struct request *request = image->request;
-    const struct lane *lane = request->has_hidden ? &s->diffusion_lane : &s->ar_lane;
-    struct load load = {.tokens = request->token_count - image->token_count,
-                        .steps = request->step_count,
-                        .has_hidden = request->has_hidden};
-    struct estimate e = {.ahead = dip__lane_ahead(s, lane, image)};
-    load.ahead_ar = load.ahead_diffusion = e.ahead;
-    e.start_ns = start_of(s, &load);
-    return e;
-}
-
-int64_t dip__service_ns(const struct dip_scheduler *s, const struct dip_message_submit *submit)
-{
-    struct load load = load_of(submit);
-    int64_t ar_ns = load.has_hidden ? 0 : ar_service_ns(s, load.tokens, 0);
-    return ar_ns + diffusion_service_ns(s, load.steps, 0) + s->rates.picture_ns;
-}
-
-static int64_t clamp_pushback(int64_t ns)
-{
-    if (ns < PUSHBACK_NS_SHORTEST)
-        return PUSHBACK_NS_SHORTEST;
-    return ns < PUSHBACK_NS_LONGEST ? ns : PUSHBACK_NS_LONGEST;
-}
-
-int64_t dip__pushback_ns(const struct dip_scheduler *s, const struct dip_message_submit *submit)
-{
-    struct load load = load_of(submit);
-    const struct pool *pool = &s->pool;
-    if (pool->diffusion_slots == 0 || dip__share_ns(&s->rates, 1) == 0)
-        return DIP_SECOND_NS;
-    int64_t every_ns =
-        diffusion_service_ns(s, load.steps, pool->diffusion_slots) / pool->diffusion_slots;
-    if (!load.has_hidden && pool->ar_slots > 0) {
-        int64_t ar_ns = ar_service_ns(s, load.tokens, pool->ar_slots) / pool->ar_slots;
-        every_ns = ar_ns > every_ns ? ar_ns : every_ns;
-    }
-    int waiting = s->ar_lane.count + s->diffusion_lane.count;
-    return clamp_pushback(every_ns * (1 + waiting / 10));
 }

@@ -9,10 +9,8 @@
 #include "base/clock.h"
 #include "cluster/state.h"
 
-enum { HANDED_COUNT_MAX = 16, HANDED_PER_HINGE = 3, RESERVE_SHARE = 8 };
-
-/* The deadline, for the order of a tenant's images, of one that has none. */
-#define PATIENCE_NS (600 * DIP_SECOND_NS)
+enum { HANDED_COUNT_MAX = 16, HANDED_PER_HINGE = 3 };
+#define TICKET_NS_EARLY (50 * DIP_MS_NS)
 
 /* ---- SUBMIT ---- */
 
@@ -41,70 +39,36 @@ static enum dip_refusal find_missing(const struct dip_scheduler *s, bool has_hid
     return DIP_REFUSAL_COUNT;
 }
 
-/* A wait is estimated by means: a queue that reaches up to the deadline is late half of the time.
- */
-static bool is_late(const struct dip_scheduler *s, const struct dip_message_submit *submit,
-                    const struct estimate *estimate)
-{
-    int64_t start_ns = estimate->start_ns > 0 ? estimate->start_ns : s->now_ns;
-    int64_t finish_ns = estimate->finish_ns > 0 ? estimate->finish_ns : start_ns;
-    finish_ns += (start_ns - s->now_ns) / RESERVE_SHARE;
-    return (submit->deadline_ns > 0 && finish_ns >= submit->deadline_ns) ||
-           (submit->begin_by_ns > 0 && start_ns > submit->begin_by_ns);
-}
-
-/* When it must begin to be in time. */
-static int64_t begin_key_of(const struct dip_scheduler *s, const struct dip_message_submit *submit)
-{
-    int64_t key = s->now_ns + PATIENCE_NS;
-    int64_t latest_ns = submit->deadline_ns - dip__service_ns(s, submit);
-    if (submit->deadline_ns > 0 && latest_ns < key)
-        key = latest_ns;
-    if (submit->begin_by_ns > 0 && submit->begin_by_ns < key)
-        key = submit->begin_by_ns;
-    return key;
-}
-
-/* DIP_REFUSAL_COUNT when there is nothing against it; then the estimate is made. */
+/* DIP_REFUSAL_COUNT when there is nothing against it. */
 static enum dip_refusal find_refusal(struct dip_scheduler *s, const struct dip_message *m,
-                                     struct estimate *ret_estimate)
+                                     const struct estimate *estimate)
 {
     const struct dip_message_submit *submit = &m->as.submit;
-    if (is_too_large(s, submit))
-        return DIP_REFUSAL_TOO_LARGE;
-    if (dip__request_find(s, m->request_id))
-        return DIP_REFUSAL_DUPLICATE;
     enum dip_refusal missing = find_missing(s, submit->has_hidden);
     if (missing != DIP_REFUSAL_COUNT)
         return missing;
     if (s->request_count == s->limits.request_count_max ||
         s->free_image_count < submit->image_count)
         return DIP_REFUSAL_QUEUE_FULL;
-    *ret_estimate = dip__estimate_new(s, submit, begin_key_of(s, submit));
-    return is_late(s, submit, ret_estimate) ? DIP_REFUSAL_WOULD_BE_LATE : DIP_REFUSAL_COUNT;
+    return estimate->late_ns > 0 ? DIP_REFUSAL_WOULD_BE_LATE : DIP_REFUSAL_COUNT;
 }
 
-static void refuse(struct dip_scheduler *s, const struct dip_message *m, enum dip_refusal refusal)
+static void refuse(struct dip_scheduler *s, const struct dip_message *m, enum dip_refusal refusal,
+                   int64_t retry_ns)
 {
     struct dip_action *action = dip__action_push(s, DIP_ACTION_REFUSED, NULL);
     action->request_id = m->request_id;
     action->refusal = refusal;
-    switch (refusal) {
-    case DIP_REFUSAL_TOO_LARGE:
-    case DIP_REFUSAL_DUPLICATE:
-        action->retry_ns = -1; /* the answer would be the same */
-        break;
-    case DIP_REFUSAL_QUEUE_FULL:
-    case DIP_REFUSAL_WOULD_BE_LATE:
-        action->retry_ns = dip__pushback_ns(s, &m->as.submit);
-        break;
-    default: /* somebody must come first */
-        action->retry_ns = DIP_SECOND_NS;
-        break;
-    }
+    action->retry_ns = retry_ns;
 }
 
-static struct request *request_take(struct dip_scheduler *s, const struct dip_message *m)
+static uint32_t tenant_of(const struct dip_scheduler *s, const struct dip_message_submit *submit)
+{
+    return submit->tenant % (uint32_t)s->limits.tenant_count_max;
+}
+
+static struct request *request_take(struct dip_scheduler *s, const struct dip_message *m,
+                                    const struct estimate *estimate)
 {
     const struct dip_message_submit *submit = &m->as.submit;
     struct request *request = s->free_requests;
@@ -112,18 +76,24 @@ static struct request *request_take(struct dip_scheduler *s, const struct dip_me
     dip_assert(!request->is_live);
     s->free_requests = request->waiting.next;
     s->request_count++;
-    *request = (struct request){.is_live = true,
-                                .id = m->request_id,
-                                .image_count = submit->image_count,
-                                .token_count = submit->token_count,
-                                .step_count = submit->step_count,
-                                .has_hidden = submit->has_hidden,
-                                .priority = submit->priority,
-                                .tenant = submit->tenant % (uint32_t)s->limits.tenant_count_max,
-                                .submitted_ns = s->now_ns,
-                                .deadline_ns = submit->deadline_ns,
-                                .begin_by_ns = submit->begin_by_ns,
-                                .begin_key = begin_key_of(s, submit)};
+    *request =
+        (struct request){.is_live = true,
+                         .id = m->request_id,
+                         .image_count = submit->image_count,
+                         .token_count = submit->token_count,
+                         .step_count = submit->step_count,
+                         .has_hidden = submit->has_hidden,
+                         .priority = submit->priority,
+                         .tenant = tenant_of(s, submit),
+                         .submitted_ns = s->now_ns,
+                         .deadline_ns = submit->deadline_ns,
+                         .begin_by_ns = submit->begin_by_ns,
+                         .begin_key = estimate->begin_key,
+                         .paint_key = estimate->paint_key,
+                         .spare_ns = estimate->spare_ns,
+                         .is_promised = submit->deadline_ns > 0 || submit->begin_by_ns > 0,
+                         .is_paint_promised = submit->deadline_ns > 0 ||
+                                              (submit->has_hidden && submit->begin_by_ns > 0)};
     dip__request_enter(s, request);
     return request;
 }
@@ -209,15 +179,61 @@ void dip__hold_end(struct dip_scheduler *s)
     }
 }
 
+/* ---- those that were refused and come again ---- */
+
+static struct ticket *ticket_at(struct dip_scheduler *s, uint64_t key)
+{
+    return &s->tickets[(key ^ key >> 32) % TICKET_COUNT];
+}
+
+/* A little early is in time: clocks and links differ. */
+static bool is_expected(struct dip_scheduler *s, uint64_t key)
+{
+    const struct ticket *ticket = ticket_at(s, key);
+    return key != 0 && ticket->key == key && s->now_ns >= ticket->at_ns - TICKET_NS_EARLY;
+}
+
+static void ticket_give(struct dip_scheduler *s, uint64_t key, int64_t retry_ns)
+{
+    if (key != 0)
+        *ticket_at(s, key) = (struct ticket){key, s->now_ns + retry_ns};
+}
+
+static void ticket_take(struct dip_scheduler *s, uint64_t key)
+{
+    if (key != 0 && ticket_at(s, key)->key == key)
+        *ticket_at(s, key) = (struct ticket){0};
+}
+
 void dip__on_submit(struct dip_scheduler *s, const struct dip_message *m)
 {
     const struct dip_message_submit *submit = &m->as.submit;
-    struct estimate estimate = {0};
-    enum dip_refusal refusal = find_refusal(s, m, &estimate);
-    if (refusal != DIP_REFUSAL_COUNT) {
-        refuse(s, m, refusal);
+    struct lane *lane = submit->has_hidden ? &s->diffusion_lane : &s->ar_lane;
+    if (is_too_large(s, submit) || dip__request_find(s, m->request_id)) {
+        refuse(s, m, is_too_large(s, submit) ? DIP_REFUSAL_TOO_LARGE : DIP_REFUSAL_DUPLICATE,
+               -1); /* the answer would be the same */
         return;
     }
+    struct flow *flow = dip__lane_ask(s, lane, submit->priority, tenant_of(s, submit));
+    uint64_t ticket = submit->is_check ? 0 : submit->ticket;
+    bool was_told = is_expected(s, ticket);
+    struct estimate estimate = dip__estimate_new(s, submit, flow, was_told);
+    enum dip_refusal refusal = find_refusal(s, m, &estimate);
+    if (was_told)
+        dip__pushback_learn(flow, refusal == DIP_REFUSAL_COUNT);
+    if (refusal == DIP_REFUSAL_QUEUE_FULL || refusal == DIP_REFUSAL_WOULD_BE_LATE) {
+        int64_t retry_ns = dip__pushback_ns(s, flow, &estimate, submit->image_count);
+        ticket_give(s, ticket, retry_ns);
+        refuse(s, m, refusal, retry_ns);
+        return;
+    }
+    if (refusal != DIP_REFUSAL_COUNT) {
+        refuse(s, m, refusal, DIP_SECOND_NS); /* somebody must come first */
+        return;
+    }
+    ticket_take(s, ticket);
+    if (estimate.ahead == 0)
+        flow->retry_ns = 0; /* nobody waits: what was told before is past */
     struct dip_action *action = dip__action_push(s, DIP_ACTION_ADMITTED, NULL);
     action->request_id = m->request_id;
     action->total = estimate.ahead;
@@ -229,7 +245,7 @@ void dip__on_submit(struct dip_scheduler *s, const struct dip_message *m)
         action->end = DIP_END_DONE;
         return;
     }
-    struct request *request = request_take(s, m);
+    struct request *request = request_take(s, m, &estimate);
     for (int i = 0; i < submit->image_count; i++)
         image_admit(s, request, i, submit);
     hold(s, request);

@@ -83,10 +83,11 @@ static bool reserve(struct dip_scheduler *s)
     s->token_ids = take(s, images * (size_t)limits->token_count_max, sizeof *s->token_ids);
     s->weights = take(s, tenants, sizeof *s->weights);
     s->flows = take(s, 2 * PRIORITY_COUNT * tenants, sizeof *s->flows);
+    s->tickets = take(s, TICKET_COUNT, sizeof *s->tickets);
     s->request_table = take(s, s->request_table_size, sizeof *s->request_table);
     s->actions = take(s, (size_t)s->action_count_max, sizeof *s->actions);
     return s->requests && s->images && s->members && s->token_ids && s->weights && s->flows &&
-           s->request_table && s->actions;
+           s->tickets && s->request_table && s->actions;
 }
 
 static void free_lists_fill(struct dip_scheduler *s)
@@ -119,8 +120,8 @@ enum dip_status dip_scheduler_new(const struct dip_scheduler_limits *limits,
         return DIP_NO_MEMORY;
     }
     free_lists_fill(s);
-    dip__lane_init(&s->ar_lane, s->flows);
-    dip__lane_init(&s->diffusion_lane,
+    dip__lane_init(s, &s->ar_lane, s->flows);
+    dip__lane_init(s, &s->diffusion_lane,
                    s->flows + PRIORITY_COUNT * (size_t)s->limits.tenant_count_max);
     *ret_scheduler = s;
     return DIP_OK;
@@ -136,6 +137,7 @@ void dip_scheduler_free(struct dip_scheduler *scheduler)
     free(scheduler->token_ids);
     free(scheduler->weights);
     free(scheduler->flows);
+    free(scheduler->tickets);
     free(scheduler->request_table);
     free(scheduler->actions);
     free(scheduler);
@@ -153,10 +155,13 @@ void dip_scheduler_set_weight(struct dip_scheduler *scheduler, uint32_t tenant, 
     weight = weight < 1 ? 1 : weight > WEIGHT_MAX ? WEIGHT_MAX : weight;
     struct lane *lanes[] = {&s->ar_lane, &s->diffusion_lane};
     for (int i = 0; i < 2; i++)
-        for (int band = 0; band < PRIORITY_COUNT; band++)
-            if (dip__tree_has(
-                    &lanes[i]->flows[band * s->limits.tenant_count_max + (int)tenant].node))
-                lanes[i]->bands[band].weight += weight - s->weights[tenant];
+        for (int band = 0; band < PRIORITY_COUNT; band++) {
+            const struct flow *flow =
+                &lanes[i]->flows[band * s->limits.tenant_count_max + (int)tenant];
+            int more = weight - s->weights[tenant];
+            lanes[i]->bands[band].weight += dip__tree_has(&flow->node) ? more : 0;
+            lanes[i]->bands[band].asked_weight += flow->asked_ns > 0 ? more : 0;
+        }
     s->weights[tenant] = weight;
 }
 
@@ -242,7 +247,7 @@ struct dip_scheduler_stats dip_scheduler_stats(const struct dip_scheduler *sched
     const struct dip_scheduler *s = scheduler;
     const int *counts = s->state_counts;
     const struct request *oldest = s->waiting.first;
-    const struct image *next = dip__lane_first(&s->diffusion_lane);
+    const struct image *unpainted = s->diffusion_lane.oldest;
     return (struct dip_scheduler_stats){
         .requests = s->request_count,
         .images = s->limits.image_count_max - counts[IMAGE_FREE],
@@ -251,12 +256,12 @@ struct dip_scheduler_stats dip_scheduler_stats(const struct dip_scheduler *sched
         .diffusion_waiting = counts[IMAGE_DIFFUSION_WAITING],
         .diffusion_running = counts[IMAGE_DIFFUSION_RUNNING],
         .encoding = counts[IMAGE_ENCODING],
-        .ar_slots = s->pool.ar_slots,
-        .diffusion_slots = s->pool.diffusion_slots,
+        .ar_slots = s->pool.drawing.slots,
+        .diffusion_slots = s->pool.painting.slots,
         .held = s->held_count,
         .oldest_wait_ns = oldest ? s->now_ns - oldest->submitted_ns : 0,
         .shared_steps = s->shared_steps,
-        .diffusion_wait_ns = next ? s->now_ns - next->wait_ns : 0,
+        .diffusion_wait_ns = unpainted ? s->now_ns - unpainted->wait_ns : 0,
     };
 }
 

@@ -5,11 +5,14 @@
  * out its actions; payloads pass it by. What it holds at all times:
  *
  *   - an admitted request ends exactly once, whatever workers do; a refused one never began;
- *   - what cannot meet its deadline by the measured rates is refused, not queued;
+ *   - what cannot meet its deadline by the measured rates is refused, not queued, and so is what
+ *     could only meet it by making somebody late who was admitted before;
+ *   - who is refused is told when to come again, and is let in before others if it does;
  *   - what comes while a panel has no worker at all is refused, or held for hold_ns if there may be
  *     one soon: a pool that is scaled from zero;
  *   - whatever waits is served at last: waiting raises a priority, tenants share by weight, and
- *     within a tenant the one that must begin first goes first;
+ *     within a tenant the one that must begin first goes first; whatever its priority and tenant,
+ *     one that was admitted with a deadline goes first when it must;
  *   - a member never has more jobs than the slots it joined with;
  *   - an event of a job that was given up changes nothing.
  *
@@ -175,7 +178,7 @@ struct dip_scheduler_stats {
     int ar_slots, diffusion_slots; /* of members that take work */
     int held;                      /* requests that wait because a panel had no worker */
     int64_t oldest_wait_ns;        /* of the requests that have not begun, at the last message */
-    int64_t diffusion_wait_ns;     /* of the image that is next to be diffused */
+    int64_t diffusion_wait_ns;     /* of the image that waits longest for its picture */
     int64_t shared_steps;          /* sampler steps of images that were not alone in them, so far */
 };
 struct dip_scheduler_stats dip_scheduler_stats(const struct dip_scheduler *scheduler);

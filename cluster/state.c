@@ -103,7 +103,10 @@ void dip__image_take_ar(struct dip_scheduler *s, struct image *image, uint32_t a
     dip__image_set_state(s, image, IMAGE_AR_RUNNING);
     image->ar_member = address;
     image->ar_job_id = dip__job_id_next(s, image);
-    image->tokens_ns = 0;
+    dip__shares_move(s, member);
+    image->is_prefilled = false;
+    image->draw_mark_ns = member->draw_share_ns;
+    image->draw_mark_tokens = image->token_count;
     member->ar_live++;
     member->hinges++;
     member->isolated_count += image->is_isolated;
@@ -131,6 +134,7 @@ void dip__image_leave_ar(struct dip_scheduler *s, struct image *image)
     struct member *member = &s->members[image->ar_member];
     dip_assert(image->state == IMAGE_AR_RUNNING);
     dip__finish_remove(s, image);
+    dip__shares_move(s, member);
     member->ar_live--;
     member->isolated_count -= image->is_isolated;
     dip_assert(member->ar_live >= 0);
@@ -145,7 +149,9 @@ void dip__image_take_diffusion(struct dip_scheduler *s, struct image *image, uin
     dip__image_set_state(s, image, IMAGE_DIFFUSION_RUNNING);
     image->diffusion_member = address;
     image->diffusion_job_id = dip__job_id_next(s, image);
-    image->diffusion_start_ns = s->now_ns;
+    dip__shares_move(s, member);
+    image->paint_mark_ns = member->paint_share_ns;
+    image->paint_mark_steps = 0;
     member->diffusion_live++;
     member->diffusion_jobs++;
     member->backlog_steps += image->request->step_count;
@@ -162,6 +168,7 @@ void dip__image_skip_steps(struct dip_scheduler *s, struct image *image, int ste
     dip_assert(image->state == IMAGE_DIFFUSION_RUNNING && image->steps_done == 0);
     image->steps_done = steps_done < total ? steps_done : total;
     image->is_conditioned = true; /* where it was before */
+    image->paint_mark_ns = -1;
     member->backlog_steps -= image->steps_done;
     dip__finish_update(s, image);
     dip__member_settle(s, member);
@@ -185,6 +192,7 @@ void dip__image_leave_diffusion(struct dip_scheduler *s, struct image *image)
     struct member *member = &s->members[image->diffusion_member];
     dip_assert(image->state == IMAGE_DIFFUSION_RUNNING);
     dip__finish_remove(s, image);
+    dip__shares_move(s, member);
     member->diffusion_live--;
     member->backlog_steps -= image->request->step_count - image->steps_done;
     member->isolated_count -= image->is_isolated;

@@ -5,11 +5,12 @@
  *   ar.c        events of the AR panel       rate.c    what was measured, and what follows from it
  *   diffusion.c events of the other panel    place.c   the next one to the best one
  *   tick.c      what is due                  state.c   the moves that all of them are made of
- *   adopt.c     what workers hold from the coordinator before
+ *   adopt.c     what workers hold before     estimate.c  when a request would be done
  *
  * Owner thread: the coordinator's loop. */
 #pragma once
 
+#include "base/clock.h"
 #include "cluster/scheduler.h"
 #include "cluster/tree.h"
 
@@ -25,12 +26,15 @@ enum image_state {
 
 enum { PRIORITY_COUNT = DIP_PRIORITY_INTERACTIVE + 1 };
 
-/* Mean times; 0 = not measured. */
+/* Mean times; 0 = not measured. By this process's clock, but for share_ns and picture_ns. */
 struct rates {
     int64_t prefill_ns;
-    int64_t token_ns; /* one token of one image, alone; see rate.c for company */
-    /* One image's part of a diffusion step of 1, 2, ... images; 0 = not measured. */
+    int64_t token_ns;             /* one token of one image, alone; see rate.c for company */
+    int token_count, paint_count; /* images in the means */
+    /* One image's part of a diffusion step of 1, 2, ... images, as the worker says. */
     int64_t share_ns[DIP_BATCH_MAX];
+    int64_t paint_ns;   /* one step of one image, as its slot was held for it, as if alone */
+    int64_t tail_ns;    /* what the slot is held for behind the last step, as if alone */
     int64_t picture_ns; /* last step to file: decoder, encoder */
 };
 
@@ -54,13 +58,16 @@ struct request {
     enum dip_priority priority;
     uint32_t tenant;
     int64_t submitted_ns, deadline_ns, begin_by_ns; /* 0 = none */
-    int64_t hold_by_ns;          /* a worker must have come by then; 0 = there is one */
-    int64_t begin_key;           /* when it must begin to be in time: the order within its tenant */
-    struct tree_node expiry;     /* in s->expiries */
-    struct request_link waiting; /* in s->waiting, until it has begun */
-    struct request_link news;    /* in s->news, until it has begun */
-    struct request_link held;    /* in s->held, until there are workers for it */
-    int64_t news_ns;             /* when it is told again */
+    int64_t hold_by_ns; /* a worker must have come by then; 0 = there is one */
+    int64_t begin_key;  /* when it must begin to be in time: the order within its tenant */
+    int64_t paint_key;  /* when the other panel must begin for that */
+    int64_t spare_ns;   /* by which it may be later than these keys say */
+    bool is_promised, is_paint_promised; /* whether somebody waits for that */
+    struct tree_node expiry;             /* in s->expiries */
+    struct request_link waiting;         /* in s->waiting, until it has begun */
+    struct request_link news;            /* in s->news, until it has begun */
+    struct request_link held;            /* in s->held, until there are workers for it */
+    int64_t news_ns;                     /* when it is told again */
     int told_ahead;
     int64_t told_start_ns;
 };
@@ -73,9 +80,12 @@ struct image {
     uint64_t order; /* of admission */
 
     /* Waiting (lane.c). */
-    int band;              /* the priority it has come to */
-    struct tree_node wait; /* in its flow, or among the isolated */
-    int64_t wait_ns;       /* since when */
+    int band;                    /* the priority it has come to */
+    struct tree_node wait;       /* in its flow, among the isolated or among the hopeless */
+    struct tree_weight promise;  /* in its lane's promises */
+    struct image *older, *newer; /* that wait in the same lane */
+    int64_t wait_ns;             /* since when */
+    bool is_hopeless;            /* it cannot be in time any more, by the estimate */
 
     uint64_t ar_job_id; /* 0, or a worker draws this image or keeps its hinge */
     uint32_t ar_member;
@@ -99,10 +109,23 @@ struct image {
     bool is_isolated;        /* under suspicion: never beside another one that is */
     bool is_started;         /* has left its first queue */
     struct tree_node finish; /* when its slot is free, in s->ar_finishes or diffusion_finishes */
-    int64_t tokens_ns;       /* when the last tokens came */
-    int64_t hinge_ready_ns, diffusion_start_ns;
+    bool is_prefilled;
+    int64_t draw_mark_ns, paint_mark_ns; /* on its member's share; negative = not to be measured */
+    int draw_mark_tokens, paint_mark_steps;
+    int64_t tail_mark_ns; /* the share at its last step */
+    int64_t hinge_ready_ns;
     struct dip_timings timings;
 };
+
+/* What members can do at a panel when all of their slots are taken. Speeds are in tokens or steps
+ * per DIP_SPEED_NS; members that are not measured have a weight instead: so many times the speed of
+ * an image that is alone on a mean one. */
+struct capacity {
+    int members, slots, room;
+    int hinge_slots, hinges; /* AR */
+    int64_t speed, weight;
+};
+#define DIP_SPEED_NS INT64_C(1000000000000000)
 
 struct member {
     bool is_alive, is_draining, is_drained;
@@ -119,15 +142,17 @@ struct member {
     struct rates rates;
     struct image *ar_images, *diffusion_images;
 
+    /* What an image alone would have got of each panel's time since the member joined (rate.c). */
+    int64_t draw_share_ns, paint_share_ns, shares_ns; /* the last: until when */
+
     /* Set aside after it could not do what it was told, until then. */
     int64_t aside_ns, aside_length_ns;
     struct tree_node aside;
 
     /* What pool.c counts of it. */
     struct tree_node ar_open, diffusion_open;
-    int speed;             /* whose tree diffusion_open is in */
-    uint32_t pooled_roles; /* alive and not draining */
-    int pooled_ar_slots, pooled_ar_room, pooled_diffusion_slots, pooled_diffusion_room;
+    int speed; /* whose tree diffusion_open is in */
+    struct capacity pooled_drawing, pooled_painting;
 };
 
 /* ---- members with room (pool.c) ---- */
@@ -139,9 +164,9 @@ enum { SPEED_COUNT = 512 };
 struct pool {
     struct tree ar_open;
     struct tree diffusion_open[SPEED_COUNT];
-    uint64_t speeds[SPEED_COUNT / 64]; /* bits of those that are not empty */
-    int ar_count, diffusion_count;     /* members that take work */
-    int ar_slots, ar_room, diffusion_slots, diffusion_room;
+    uint64_t speeds[SPEED_COUNT / 64];               /* bits of those that are not empty */
+    struct capacity drawing, painting;               /* of members that take work */
+    struct capacity drawing_before, painting_before; /* of the last one, before it took none */
     int alive_count[2], staying_count[2]; /* AR, diffusion; the second without those that drain */
 };
 
@@ -149,25 +174,48 @@ struct pool {
 
 /* One tenant within one priority. */
 struct flow {
-    struct tree images;    /* by begin_key */
-    struct tree_node node; /* in its band's flows */
-    int64_t tag;           /* service had, over weight; the smallest is served */
+    struct tree images;                      /* by begin_key */
+    struct tree_node node;                   /* in its band's flows */
+    int64_t tag;                             /* service had, over weight; the smallest is served */
+    struct flow *asked_before, *asked_after; /* in its band's list of those that ask */
+    int64_t asked_ns;                        /* when it asked last; 0 = not in that list */
+    int64_t retry_ns;                        /* what it was told last about when to come again */
+    int pace;                                /* in the line of those, in sixteenths of a turn */
+    uint32_t tenant;
 };
 
 struct band {
     struct tree flows; /* that have images, by tag */
     int64_t tag;       /* of the flow served last: who comes back begins here */
     int image_count;
-    int64_t served_ns; /* when it was served last, or had its first image */
-    int64_t weight;    /* of all flows that have images */
+    int64_t served_ns;                     /* when it was served last, or had its first image */
+    int64_t weight;                        /* of all flows that have images */
+    struct flow *asked_first, *asked_last; /* that have asked lately, admitted or not */
+    int64_t asked_weight;
+};
+
+/* What is to be done at images that wait. */
+struct work {
+    int64_t tokens, steps;
 };
 
 struct lane {
     struct band bands[PRIORITY_COUNT];
     struct flow *flows;   /* [PRIORITY_COUNT * tenant_count_max] */
     struct tree isolated; /* images that need a member without another such */
+    struct tree promises; /* images in bands that must begin by a time, by it */
+    struct tree hopeless; /* images that cannot be in time; the one that is least late first */
+    struct image *oldest, *newest;
     int count;
+    struct work all, promised; /* that wait */
 };
+
+/* What one that was refused was told about when to come again. */
+struct ticket {
+    uint64_t key; /* of whom; 0 = nobody */
+    int64_t at_ns;
+};
+enum { TICKET_COUNT = 1 << 14 }; /* a later one takes the place of an earlier one */
 
 struct dip_scheduler {
     struct dip_scheduler_limits limits;
@@ -182,6 +230,7 @@ struct dip_scheduler {
     int32_t *token_ids;            /* [image_count_max * token_count_max] */
     int *weights;                  /* [tenant_count_max] */
     struct flow *flows;            /* of both lanes */
+    struct ticket *tickets;        /* [TICKET_COUNT] by key */
     int32_t *request_table;        /* [request_table_size] index + 1 by hash of the id; 0 = free */
     uint32_t request_table_size;   /* a power of two */
     struct request *free_requests; /* linked by waiting.next */
@@ -204,6 +253,17 @@ struct dip_scheduler {
     int action_count, action_count_max, action_index;
     char failure[DIP_FAILURE_BYTES]; /* what the last FAILED said: an action points here */
 };
+
+/* While nobody takes work, what the last one could do: what comes meanwhile is not admitted
+ * blindly. */
+static inline const struct capacity *dip__drawing(const struct dip_scheduler *s)
+{
+    return s->pool.drawing.members > 0 ? &s->pool.drawing : &s->pool.drawing_before;
+}
+static inline const struct capacity *dip__painting(const struct dip_scheduler *s)
+{
+    return s->pool.painting.members > 0 ? &s->pool.painting : &s->pool.painting_before;
+}
 
 /* ---- state.c ---- */
 
@@ -275,20 +335,47 @@ void dip__hold_end(struct dip_scheduler *s);
 
 /* ---- lane.c ---- */
 
-void dip__lane_init(struct lane *lane, struct flow *flows);
+void dip__lane_init(struct dip_scheduler *s, struct lane *lane, struct flow *flows);
 void dip__lane_push(struct dip_scheduler *s, struct lane *lane, struct image *image);
 void dip__lane_remove(struct dip_scheduler *s, struct lane *lane, struct image *image);
 /* As remove, and its tenant pays for it. */
 void dip__lane_serve(struct dip_scheduler *s, struct lane *lane, struct image *image);
-/* Raises the next ones of a priority that was not served for long. */
+/* Raises the next ones of a priority that was not served for long; gives up hope where there is
+ * none. */
 void dip__lane_age(struct dip_scheduler *s, struct lane *lane);
 /* The one that is next; NULL when none waits. Those in `isolated` come before it. */
-struct image *dip__lane_first(const struct lane *lane);
-/* About how many are served before one that waits, or before one that would come now. */
+struct image *dip__lane_first(const struct dip_scheduler *s, const struct lane *lane);
+/* About how many are served before one that waits. */
 int dip__lane_ahead(const struct dip_scheduler *s, const struct lane *lane,
                     const struct image *image);
+
+/* One that would come now. */
+struct newcomer {
+    enum dip_priority priority;
+    uint32_t tenant;
+    int64_t begin_key;
+    bool is_promised;
+    int64_t work_ns; /* all of its images, at the speed of all members */
+};
+/* This tenant asks for something, whatever becomes of it. */
+struct flow *dip__lane_ask(struct dip_scheduler *s, struct lane *lane, enum dip_priority priority,
+                           uint32_t tenant);
+/* About how many are served before it. */
 int dip__lane_ahead_of_new(const struct dip_scheduler *s, const struct lane *lane,
-                           enum dip_priority priority, uint32_t tenant, int64_t begin_key);
+                           const struct newcomer *newcomer);
+/* The same when all that ask have their share. */
+int dip__lane_ahead_at_most(const struct dip_scheduler *s, const struct lane *lane,
+                            const struct newcomer *newcomer);
+/* Of so many images one is its tenant's then. */
+int64_t dip__lane_turns(const struct dip_scheduler *s, const struct lane *lane,
+                        const struct newcomer *newcomer);
+/* How long those take that are promised to begin before it. */
+int64_t dip__lane_promised_ns(const struct dip_scheduler *s, const struct lane *lane,
+                              const struct newcomer *newcomer);
+/* By how much the most pressed of those that begin later would be late with it; <= 0: nobody. The
+ * first image in the lane begins at start_ns. */
+int64_t dip__lane_harm_ns(const struct dip_scheduler *s, const struct lane *lane,
+                          const struct newcomer *newcomer, int64_t start_ns);
 
 /* ---- pool.c ---- */
 
@@ -297,14 +384,14 @@ bool dip__member_takes(const struct member *member); /* alive, not draining, not
 /* After any change of a member: its places in the trees, and DRAINED when that is so. */
 void dip__member_settle(struct dip_scheduler *s, struct member *member);
 
-/* The member's address, or -1. `is_isolated`: one without an image under suspicion. */
-int dip__pick_ar(const struct dip_scheduler *s, bool is_isolated);
+/* The address of the best member for this image, or -1: nobody has room, or only one that is so
+ * slow that the image would be late. One under suspicion goes where no other such is. */
+int dip__pick_ar(const struct dip_scheduler *s, const struct image *image);
 /* *ret_ns: how long it would take there; INT64_MAX where nothing was measured yet. */
-int dip__pick_diffusion(const struct dip_scheduler *s, int step_count, bool is_isolated,
-                        int64_t *ret_ns);
-/* Whether a slot that others have yet would serve all of `waiting` such images, one after another,
- * clearly before `here_ns` have passed. *ret_until_ns: when that slot will be overdue. */
-bool dip__is_better_later(const struct dip_scheduler *s, int step_count, int waiting,
+int dip__pick_diffusion(const struct dip_scheduler *s, const struct image *image, int64_t *ret_ns);
+/* Whether a slot that others have yet would serve `waiting` such images, one after another, clearly
+ * before `here_ns` have passed. *ret_until_ns: when that slot will be overdue. */
+bool dip__is_better_later(const struct dip_scheduler *s, const struct image *image, int waiting,
                           int64_t here_ns, int64_t *ret_until_ns);
 /* How many images a member is given at a time. */
 int dip__diffusion_slots(const struct member *member);
@@ -316,39 +403,72 @@ void dip__member_set_aside(struct dip_scheduler *s, struct member *member);
 
 /* Moves a mean towards what was measured, which may be nonsense. */
 void dip__rate_add(int64_t *rate, int64_t measured_ns);
-/* `count` tokens of one image came `took_ns` after those before, while `live` were drawn. */
-void dip__rate_tokens(struct dip_scheduler *s, struct member *member, int64_t took_ns, int count);
 
 /* What a step of its sampler says of the member. */
 void dip__rate_step(struct dip_scheduler *s, struct member *member,
                     const struct dip_message_step *step);
-
 /* One image's part of a step where `live` take turns, or share one as far as that pays; 0 = not
  * measured. */
 int64_t dip__share_ns(const struct rates *rates, int live);
 
-/* One token of each of `live` images decoded together. */
-int64_t dip__token_ns(const struct rates *rates, int live);
+/* Before the number of images changes that a member draws or paints. */
+void dip__shares_move(struct dip_scheduler *s, struct member *member);
+/* An image is prefilled; has come so far; leaves its panel: what that says of its member. */
+void dip__rate_prefilled(struct dip_scheduler *s, struct image *image);
+void dip__rate_drawing(struct dip_scheduler *s, const struct image *image);
+void dip__rate_drawn(struct dip_scheduler *s, const struct image *image);
+void dip__rate_stepped(struct dip_scheduler *s, struct image *image);
+void dip__rate_painted(struct dip_scheduler *s, const struct image *image);
+
+/* One token of each of `live` images decoded together; one step of one image, its part of it in
+ * such company. 0 = not known. */
+int64_t dip__token_ns(const struct dip_scheduler *s, const struct member *member, int live);
+int64_t dip__paint_ns(const struct dip_scheduler *s, const struct member *member, int live);
+
+/* Adds to `capacity` the speed of a member with so many slots, or its weight. */
+void dip__capacity_draw(const struct member *member, struct capacity *capacity);
+void dip__capacity_paint(const struct member *member, struct capacity *capacity);
+
+/* From one image of so many tokens, or steps, to the next, when all slots are taken; 0 = unknown.
+ */
+int64_t dip__draw_every_ns(const struct dip_scheduler *s, int64_t tokens);
+int64_t dip__paint_every_ns(const struct dip_scheduler *s, int64_t steps);
+
+/* For how long one image holds its slot. */
+int64_t dip__draw_ns(const struct dip_scheduler *s, int tokens, int images);
+int64_t dip__paint_hold_ns(const struct dip_scheduler *s, int steps, int images);
 
 /* Where the image stands in the tree of its panel's finishes, after anything that changes it. */
 void dip__finish_update(struct dip_scheduler *s, struct image *image);
 void dip__finish_remove(struct dip_scheduler *s, struct image *image);
 
+/* ---- estimate.c ---- */
+
 struct estimate {
-    int ahead;                   /* images before the first one */
-    int64_t start_ns, finish_ns; /* 0 = not known */
+    int ahead;                    /* images before the first one */
+    int64_t start_ns, finish_ns;  /* 0 = not known */
+    int64_t begin_key, paint_key; /* when each panel must begin with it */
+    int64_t spare_ns;             /* by which that may be later */
+    int64_t late_ns;              /* > 0: it, or a promise to another one, might not be kept */
+    int64_t turn_ns;              /* from one image of its tenant to the next; 0 = not known */
 };
-/* Of a request that would come now. */
+/* Of a request that would come now. `is_expected`: it comes when it was told to. Who is not leaves
+ * some room while others of its tenant have yet to come again. */
 struct estimate dip__estimate_new(const struct dip_scheduler *s,
-                                  const struct dip_message_submit *submit, int64_t begin_key);
+                                  const struct dip_message_submit *submit, const struct flow *flow,
+                                  bool is_expected);
 /* Of one whose images wait, finish_ns aside. */
 struct estimate dip__estimate_waiting(const struct dip_scheduler *s, const struct image *image);
 
-/* From prefill to file, with nobody waiting; 0 = not known. */
-int64_t dip__service_ns(const struct dip_scheduler *s, const struct dip_message_submit *submit);
+/* From an image to the next, of so many tokens and steps each, at the narrower panel; tokens may be
+ * 0. 0 = not known. */
+int64_t dip__every_ns(const struct dip_scheduler *s, int64_t tokens, int64_t steps);
 
-/* How long until about a tenth of what waits is done. */
-int64_t dip__pushback_ns(const struct dip_scheduler *s, const struct dip_message_submit *submit);
+/* How long one that is refused with this estimate should wait. */
+int64_t dip__pushback_ns(const struct dip_scheduler *s, struct flow *flow,
+                         const struct estimate *estimate, int images);
+/* One has come when it was told to, and what became of that. */
+void dip__pushback_learn(struct flow *flow, bool is_admitted);
 
 /* ---- one function per message ---- */
 

@@ -705,6 +705,31 @@ static void a_drained_member_finishes_and_says_so(void **state)
     world_free(w);
 }
 
+/* ---- what pages show ---- */
+
+static void who_waits_longest_need_not_be_next(void **state)
+{
+    (void)state;
+    struct world *w = measured_world(8);
+    static const enum dip_priority priorities[] = {DIP_PRIORITY_STANDARD, DIP_PRIORITY_BATCH,
+                                                   DIP_PRIORITY_INTERACTIVE};
+    for (uint64_t id = 1; id <= 3; id++) { /* the first takes the slot */
+        struct dip_message m = request(id);
+        m.as.submit.has_hidden = true;
+        m.as.submit.priority = priorities[id - 1];
+        feed(w, m);
+        w->now_ns += 100 * MS_NS;
+    }
+    tick(w);
+    assert_int_equal(dip_scheduler_stats(w->s).diffusion_waiting, 2);
+    assert_int_equal(dip_scheduler_stats(w->s).diffusion_wait_ns, 200 * MS_NS);
+    feed(w, (struct dip_message){.kind = DIP_MESSAGE_CANCEL, .request_id = 2});
+    assert_int_equal(dip_scheduler_stats(w->s).diffusion_wait_ns, 100 * MS_NS);
+    feed(w, (struct dip_message){.kind = DIP_MESSAGE_CANCEL, .request_id = 3});
+    assert_int_equal(dip_scheduler_stats(w->s).diffusion_wait_ns, 0);
+    world_free(w);
+}
+
 /* ---- late binding ---- */
 
 static void near_the_end_a_slot_is_kept(void **state)
@@ -756,6 +781,7 @@ int main(void)
         cmocka_unit_test(what_takes_devices_down_ends),
         cmocka_unit_test(handing_back_is_bounded),
         cmocka_unit_test(a_drained_member_finishes_and_says_so),
+        cmocka_unit_test(who_waits_longest_need_not_be_next),
         cmocka_unit_test(near_the_end_a_slot_is_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
