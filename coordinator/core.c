@@ -87,6 +87,7 @@ enum dip_status dip_core_message(const struct dip_core_request *request,
                       .deadline_ns = request->deadline_ns,
                       .begin_by_ns = request->begin_by_ns,
                       .is_check = request->is_check,
+                      .ticket = request->ticket,
                       .client = client},
     };
     *resolved = (struct dip_resolved){0}; /* the client record owns it now */

@@ -43,6 +43,7 @@ struct dip_core_request {
     uint32_t tenant;
     int64_t deadline_ns, begin_by_ns; /* 0 = none */
     bool is_check;                    /* say what would be admitted, run nothing */
+    uint64_t ticket; /* the same when the client asks for the same again; 0 = cannot be told */
 };
 
 /* A SUBMIT that feed takes over, for who must cross a thread first. Errors: NO_MEMORY. */

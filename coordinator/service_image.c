@@ -191,6 +191,23 @@ static void describe(struct record *record, const struct ask *ask)
     record->seed = resolved->params.seed;
 }
 
+/* Who has named its request is known again when it comes back after a refusal. FNV-1a (Fowler,
+ * Noll, Vo) over tenant and id. */
+static uint64_t ticket_of(const struct record *record)
+{
+    const char *parts[] = {record->tenant, record->id};
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    if (!record->body[0])
+        return 0; /* the server chose the id */
+    for (int i = 0; i < 2; i++)
+        for (const char *c = parts[i];; c++) {
+            hash = (hash ^ (unsigned char)*c) * UINT64_C(0x100000001b3);
+            if (!*c)
+                break;
+        }
+    return hash;
+}
+
 static struct dip_core_request core_request(const struct record *record, struct ask *ask,
                                             const struct stream *stream)
 {
@@ -211,6 +228,7 @@ static struct dip_core_request core_request(const struct record *record, struct 
         .deadline_ns = deadline_ns,
         .begin_by_ns = has_begin ? record->received_ns + ask->max_queue_ns : 0,
         .is_check = ask->is_check,
+        .ticket = ticket_of(record),
     };
 }
 
