@@ -136,14 +136,16 @@ static void settle(struct load *load)
         dip_rpc_loop_turn(load->front.client_loop, DIP_SECOND_NS);
 }
 
-static void say_overload(struct load *load, double slope, bench_row_fn on_row, void *context)
+/* done: images within the time, without those that came when nothing more was asked. */
+static void say_overload(struct load *load, uint64_t done, double slope, bench_row_fn on_row,
+                         void *context)
 {
     char note[128];
     double p99 = dip__bench_percentile_ms(load->refusals, load->refusal_count, 99);
     double p50 = dip__bench_percentile_ms(load->refusals, load->refusal_count, 50);
     uint64_t admitted = load->done + load->late;
     double late = admitted > 0 ? 100 * (double)load->late / (double)admitted : 100;
-    double rate = (double)load->done / OVERLOAD_S;
+    double rate = (double)done / OVERLOAD_S;
     snprintf(note, sizeof note, "p99 of %d in %d s, %d asked a second; bound: the aim",
              load->refusal_count, OVERLOAD_S, ASKED);
     on_row(context, &(struct dip_bench_row){"control.overload.refusal", p99, "ms", 50, 50 / p99,
@@ -182,8 +184,9 @@ static enum dip_status overload(const char *directory, bench_row_fn on_row, void
         load.done = load.late = load.failed = 0;
         load.refusal_count = 0;
         fire(&load, ASKED, OVERLOAD_S, &slope);
+        uint64_t done = load.done;
         settle(&load);
-        say_overload(&load, slope, on_row, context);
+        say_overload(&load, done, slope, on_row, context);
         if (load.failed > 0)
             status = dip_fail(why, DIP_IO, "%llu requests failed", (unsigned long long)load.failed);
         dip__bench_front_close(&load.front);
