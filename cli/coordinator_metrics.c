@@ -90,7 +90,7 @@ const struct dip_metric_row dip__coordinator_rows[] = {
     [QUEUE_DEPTH] = {"diptych_queue_depth", GAUGE, "Images that wait for a slot.", {"pool"}},
     [QUEUE_OLDEST] = {"diptych_queue_oldest_seconds",
                       GAUGE,
-                      "Wait of the oldest request not begun, and of the image to be diffused next.",
+                      "Wait of the oldest request not begun, of the oldest image not diffused.",
                       {"pool"}},
     [HELD] = {"diptych_held_requests",
               GAUGE,
