@@ -22,6 +22,12 @@ const char *dip_status_text(enum dip_status status)
     return texts[status];
 }
 
+enum dip_status dip_status_of_file(enum dip_status status)
+{
+    bool is_blamed = status == DIP_INVALID || status == DIP_UNSUPPORTED || status == DIP_LIMIT;
+    return is_blamed ? DIP_CORRUPT : status;
+}
+
 /* Length of the well-formed UTF-8 sequence at `at`, 0 if there is none. The terminating zero is no
  * continuation byte, so the look-ahead stays inside the string. */
 static size_t utf8_length(const unsigned char *at)

@@ -39,6 +39,10 @@ enum dip_status {
 /* A short lower-case description, never NULL. */
 const char *dip_status_text(enum dip_status status);
 
+/* What is wrong with a file is no fault of who named it, whatever its reader calls it: CORRUPT
+ * instead of INVALID, UNSUPPORTED and LIMIT. */
+enum dip_status dip_status_of_file(enum dip_status status);
+
 enum { DIP_WHY_BYTES = 640 };
 
 /* One sentence for a person. Zero-initialise; text is always terminated and cut at DIP_WHY_BYTES

@@ -46,7 +46,7 @@ enum dip_status dip__daemon_degrees(const char *directory, int degree, struct di
 {
     struct dip_config config;
     uint64_t degrees = 0;
-    DIP_TRY(dip_config_load(directory, why, &config));
+    DIP_TRY(dip_status_of_file(dip_config_load(directory, why, &config)));
     DIP_TRY(dip_shard_check(&config.ar, degree, why));
     for (int d = 1; d <= 64; d++)
         if (dip_shard_check(&config.ar, d, NULL) == DIP_OK)

@@ -235,12 +235,10 @@ static enum exit_code generate_here(struct generation *g)
     enum dip_status status = prepare_embedded(g);
     if (!status)
         status = dip__local_open(g->model_path, &g->why, &local);
-    bool is_model_bad = status && local == NULL && g->model_path[0];
     if (!status)
         status = run(g, local);
     dip__local_close(local);
-    enum exit_code code = finish(g, status);
-    return is_model_bad ? EXIT_FAILED : code;
+    return finish(g, status);
 }
 
 enum exit_code dip__generate(const struct arguments *arguments)

@@ -25,7 +25,7 @@ enum dip_status dip__local_open(const char *directory, struct dip_why *why,
     struct dip_local *local = calloc(1, sizeof *local);
     if (!local)
         return dip_fail(why, DIP_NO_MEMORY, "no memory to open a model");
-    enum dip_status status = dip_model_open(directory, why, &local->model);
+    enum dip_status status = dip_status_of_file(dip_model_open(directory, why, &local->model));
     if (status) {
         free(local);
         return status;

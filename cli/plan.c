@@ -311,7 +311,7 @@ enum exit_code dip__plan(const struct arguments *arguments)
         status = dip__model_directory(o, &why, directory, sizeof directory);
     if (!status) {
         plan->degree = (int)o->ar_tp;
-        status = dip_config_load(directory, &why, &plan->config);
+        status = dip_status_of_file(dip_config_load(directory, &why, &plan->config));
     }
     if (!status)
         status = dip_shard_check(&plan->config.ar, plan->degree, &why);

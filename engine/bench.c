@@ -192,8 +192,9 @@ static enum dip_status part_run(struct dip__bench *bench, const struct part *par
         return dip_fail(bench->why, DIP_INVALID,
                         "an end-to-end benchmark needs a model directory or a complete shape");
     struct dip_model *model = NULL;
-    enum dip_status status = o->directory ? dip_model_open(o->directory, bench->why, &model)
-                                          : dip_model_random(shape, 1, bench->why, &model);
+    enum dip_status status =
+        o->directory ? dip_status_of_file(dip_model_open(o->directory, bench->why, &model))
+                     : dip_model_random(shape, 1, bench->why, &model);
     if (status)
         goto out;
     name_of(o->directory ? o->directory : shape, name, sizeof name);

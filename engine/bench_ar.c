@@ -25,8 +25,12 @@ static enum dip_status run_step(struct ar_run *run, int *ret_prefilled)
     struct dip_ar_event events[SLOTS];
     int count = 0;
     DIP_TRY(dip_ar_engine_step(run->engine, events, SLOTS, &count));
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
+        if (events[i].kind == DIP_AR_FAILED)
+            return dip_fail(run->bench->why, DIP_CORRUPT, "%s: what it computes are no numbers",
+                            run->bench->model_name);
         *ret_prefilled += events[i].kind == DIP_AR_PREFILLED;
+    }
     return DIP_OK;
 }
 

@@ -137,7 +137,7 @@ static enum dip_status model_open(struct dip_worker_daemon *d, struct dip_why *w
         return dip_fail(why, DIP_INVALID, "a rank of a group has the role ar and no other");
     if (parts == 0)
         return dip_fail(why, DIP_INVALID, "a worker has the role ar, diffusion or both");
-    DIP_TRY(dip_model_open_parts(d->options.model, parts, why, &d->model));
+    DIP_TRY(dip_status_of_file(dip_model_open_parts(d->options.model, parts, why, &d->model)));
     d->config = d->model->config;
     return DIP_OK;
 }

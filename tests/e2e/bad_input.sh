@@ -96,5 +96,10 @@ cp -r "$tiny" cut && head -c 500000 "$tiny/model.safetensors" >cut/model.safeten
 refuses 1 'model.safetensors' "$diptych" generate --model cut x
 cp "$tiny/model.safetensors" cut/ && echo '{' >cut/tokenizer.json
 refuses 1 'tokenizer.json' "$diptych" generate --model cut x
+cp "$tiny/tokenizer.json" cut/ && sed -i 's/"head_dim": [0-9]*/"head_dim": 0/' cut/config.json
+for command in "generate x" "up --listen 127.0.0.1:0" "coordinator --listen 127.0.0.1:0" "worker --server 127.0.0.1:1" "bench ar" "plan --inventory $work/inventory"; do
+  # shellcheck disable=SC2086  # words
+  refuses 1 'cut/config.json: head_dim is 0' timeout 20 "$diptych" $command --model cut
+done
 [ -z "$(find . -name '*.png' -o -name '*.tmp')" ] || complain "a refused request left $(find . -name '*.png' -o -name '*.tmp')"
 finish

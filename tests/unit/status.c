@@ -85,10 +85,21 @@ static void controls_become_question_marks(void **state)
     }
 }
 
+static void a_file_is_no_fault_of_its_reader(void **state)
+{
+    (void)state;
+    assert_int_equal(dip_status_of_file(DIP_INVALID), DIP_CORRUPT);
+    assert_int_equal(dip_status_of_file(DIP_UNSUPPORTED), DIP_CORRUPT);
+    assert_int_equal(dip_status_of_file(DIP_LIMIT), DIP_CORRUPT);
+    assert_int_equal(dip_status_of_file(DIP_OK), DIP_OK);
+    assert_int_equal(dip_status_of_file(DIP_NOT_FOUND), DIP_NOT_FOUND);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_status_has_a_text),
+        cmocka_unit_test(a_file_is_no_fault_of_its_reader),
         cmocka_unit_test(first_sentence_wins),
         cmocka_unit_test(long_text_is_cut),
         cmocka_unit_test(cut_keeps_characters_whole),
