@@ -24,6 +24,7 @@ enum {
 /* What the log's thread is given; the time is written before it. */
 struct entry {
     int64_t unix_ns;
+    enum dip_log_level level;
     size_t bytes;
     char text[DIP_LOG_LINE_BYTES];
 };
@@ -108,6 +109,7 @@ void dip_log_begin(struct dip_log_line *line, struct dip_log *log, enum dip_log_
                    const char *event)
 {
     line->log = log && level <= log->options.level ? log : NULL;
+    line->level = level;
     line->bytes = 0;
     if (!line->log)
         return;
@@ -183,7 +185,7 @@ void dip_log_end(struct dip_log_line *line)
 {
     if (!line->log)
         return;
-    struct entry entry = {.unix_ns = dip_clock_unix_ns()};
+    struct entry entry = {.unix_ns = dip_clock_unix_ns(), .level = line->level};
     end_text(line);
     entry.bytes = line->bytes;
     memcpy(entry.text, line->text, line->bytes);
@@ -248,11 +250,12 @@ static void write_entry(struct dip_log *log, const struct entry *entry)
 }
 
 /* "said 12 times more", "40 lines were dropped": the log about itself. */
-static void write_count(struct dip_log *log, const char *event, uint64_t count)
+static void write_count(struct dip_log *log, enum dip_log_level level, const char *event,
+                        uint64_t count)
 {
     struct dip_log_line line;
     struct entry entry = {.unix_ns = dip_clock_unix_ns()};
-    dip_log_begin(&line, log, DIP_LOG_ERROR, event);
+    dip_log_begin(&line, log, level, event);
     dip_log_int(&line, "count", (int64_t)count);
     end_text(&line);
     entry.bytes = line.bytes;
@@ -263,7 +266,7 @@ static void write_count(struct dip_log *log, const char *event, uint64_t count)
 static void tell_repeats(struct dip_log *log)
 {
     if (log->repeats > 0)
-        write_count(log, "the line before was said again", log->repeats);
+        write_count(log, log->last.level, "the line before was said again", log->repeats);
     log->repeats = 0;
 }
 
@@ -278,7 +281,7 @@ static void take(struct dip_log *log, const struct entry *entry)
     tell_repeats(log);
     uint64_t dropped = dip_counter_get(&log->dropped);
     if (dropped > log->dropped_told)
-        write_count(log, "lines were dropped", dropped - log->dropped_told);
+        write_count(log, DIP_LOG_ERROR, "lines were dropped", dropped - log->dropped_told);
     log->dropped_told = dropped;
     write_entry(log, entry);
     log->last = *entry;

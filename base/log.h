@@ -52,6 +52,7 @@ enum { DIP_LOG_LINE_BYTES = 1536 };
 /* Being put together; on the stack of one function. */
 struct dip_log_line {
     struct dip_log *log; /* NULL = nobody wants it */
+    enum dip_log_level level;
     size_t bytes;
     char text[DIP_LOG_LINE_BYTES];
 };

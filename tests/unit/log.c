@@ -120,7 +120,7 @@ static void repetitions_are_counted(void **state)
         dip_log_say(log, DIP_LOG_WARNING, "etcd is silent");
     dip_log_say(log, DIP_LOG_INFO, "etcd is back");
     assert_int_equal(log_read(log), 3);
-    assert_non_null(strstr(text, "said again count=99"));
+    assert_non_null(strstr(text, "warning coordinator the line before was said again count=99"));
 }
 
 enum { WRITERS = 4, LINES_EACH = 2000 };
