@@ -1,4 +1,6 @@
 /* coordinator/daemon_hub.c - the daemon's workers come over net/hub.h. */
+#include <string.h>
+
 #include "coordinator/front.h"
 
 static void on_message(void *daemon, struct dip_message *message)
@@ -23,6 +25,21 @@ static void on_log(void *daemon, const char *text)
     dip_log_say(d->options.log, DIP_LOG_WARNING, "%s", text);
 }
 
+/* One image passes through several workers, and may pass through others after a loss: with two
+ * models among them the same request would give other bytes. A worker that names none is as old as
+ * number 1 of the protocol. */
+static bool does_fit(void *daemon, const struct dip_member_facts *facts, struct dip_why *ret_why)
+{
+    const struct dip_coordinator_daemon *d = daemon;
+    if (facts->model_digest[0] == '\0' || strcmp(facts->model_digest, d->digest) == 0)
+        return true;
+    (void)dip_fail(ret_why, DIP_INVALID,
+                   "it has the model %.16s, and this coordinator %.16s (diptych model verify shows "
+                   "a model's digest): give all processes of a cluster the same --model",
+                   facts->model_digest, d->digest);
+    return false;
+}
+
 enum dip_status dip__hub_open(struct dip_coordinator_daemon *d, struct dip_why *why)
 {
     struct dip_hub_options options = {.loop = d->loop,
@@ -33,6 +50,7 @@ enum dip_status dip__hub_open(struct dip_coordinator_daemon *d, struct dip_why *
                                       .stuck_ns = d->options.stuck_ns,
                                       .on_message = on_message,
                                       .may_join = may_join,
+                                      .does_fit = does_fit,
                                       .log = on_log,
                                       .context = d};
     enum dip_status status = dip_hub_new(&options, &d->hub);

@@ -166,6 +166,11 @@ static void hello(struct link *link, uint64_t epoch, struct dip_message *message
                  "the worker has seen a later leader than this coordinator");
         return;
     }
+    struct dip_why why = {0};
+    if (hub->options.does_fit && !hub->options.does_fit(hub->options.context, facts, &why)) {
+        link_end(link, DIP_RPC_FAILED_PRECONDITION, why.text);
+        return;
+    }
     if (!make_way(link, facts))
         return;
     uint32_t address = address_take(hub);

@@ -29,6 +29,9 @@ struct dip_hub_options {
     void (*on_message)(void *context, struct dip_message *message);
     /* NULL = everybody may; else asked of each stream before anything is read from it. */
     bool (*may_join)(void *context, const struct dip_rpc_call *call);
+    /* NULL = everybody does; else asked of what each says of itself. False: *ret_why tells it why
+     * it is refused. */
+    bool (*does_fit)(void *context, const struct dip_member_facts *facts, struct dip_why *ret_why);
     /* NULL, or told in a sentence why a worker was refused or lost. */
     void (*log)(void *context, const char *text);
     void *context;

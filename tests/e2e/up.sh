@@ -201,6 +201,15 @@ differ "a model that is not there: exit status" 0 $?
 "$diptych" up --model "$tiny" --listen 0.0.0.0:0 >plain.out 2>plain.err
 same "plaintext for everybody: exit status" 2 $?
 grep -q -- '--insecure' plain.err || complain "plaintext for everybody: $(cat plain.err)"
+"$diptych" worker --model "$root/tests/golden/tiny-b/model" --server "$server" >/dev/null 2>other.err &
+other=$!
+ups+=("$other")
+checks=$((checks + 1))
+wait_for 30 grep -q 'it has the model .* and this coordinator' other.err || complain "a worker of another model: $(cat other.err)"
+kill -TERM $other
+wait $other
+same "a worker of another model: exit status" 0 $?
+same "workers of one model" 2 "$("$diptych" status --server "$server" | grep -cE '^[^ ]+ +(ar|diffusion|both) +(starting|ready) ')"
 end_up first
 
 # Nobody fell over by itself, and no sanitizer had anything to say.

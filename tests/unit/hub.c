@@ -416,6 +416,32 @@ static void a_worker_may_be_asked_for_its_word(void **state)
     world_close(&w);
 }
 
+static bool has_our_model(void *context, const struct dip_member_facts *facts,
+                          struct dip_why *ret_why)
+{
+    (void)context;
+    (void)dip_fail(ret_why, DIP_INVALID, "%s has another model", facts->name);
+    return strcmp(facts->name, "ours") == 0;
+}
+
+static void who_does_not_fit_is_told_why(void **state)
+{
+    (void)state;
+    struct world w;
+    struct seen ours, other;
+    world_open(&w, &(struct dip_hub_options){.does_fit = has_our_model}, 1);
+    join(&w, &ours, "ours", 1);
+    dial(&w, &other);
+    say_hello(&other, "other", 2);
+    WAIT_UNTIL(w.loop, other.closes);
+    assert_int_equal(other.code, DIP_RPC_FAILED_PRECONDITION);
+    assert_string_equal(other.text, "other has another model");
+    assert_int_equal(ours.closes, 0);
+    assert_int_equal(all(&w, DIP_MESSAGE_APPEARED), 1);
+    assert_int_equal(all(&w, DIP_MESSAGE_LOST), 0);
+    world_close(&w);
+}
+
 /* ---- leading ---- */
 
 static void who_does_not_lead_takes_nobody(void **state)
@@ -477,6 +503,7 @@ int main(void)
         cmocka_unit_test(our_own_sleep_does_not_count),
         cmocka_unit_test(a_reader_that_reads_not_is_bounded_then_lost),
         cmocka_unit_test(a_worker_may_be_asked_for_its_word),
+        cmocka_unit_test(who_does_not_fit_is_told_why),
         cmocka_unit_test(who_does_not_lead_takes_nobody),
         cmocka_unit_test(commands_go_to_members_only),
     };
