@@ -268,6 +268,8 @@ struct dip_member_facts {
     uint64_t incarnation;
     uint32_t roles;
     uint32_t protocol; /* that both sides speak; set by who reads the hello */
+    bool is_rank;      /* one of a group that the coordinator forms; else it draws alone */
+    bool is_rank_said; /* older workers do not say */
 };
 
 /* APPEARED. */

@@ -130,6 +130,9 @@ static enum dip_status encode_hello(const struct dip_message *m, Pb_(ConnectRequ
     hello.model_digest = (char *)facts->model_digest;
     hello.host_id = clean(&host, facts->host_id);
     hello.device = clean(&device, facts->device);
+    if (facts->is_rank_said)
+        hello.rank_presence_case = PB_(HELLO__RANK_PRESENCE_IS_RANK);
+    hello.is_rank = facts->is_rank;
     struct wire_held held;
     DIP_TRY(dip__wire_held_encode(&m->as.appeared.held, &held));
     hello.held = held.list;
@@ -399,6 +402,8 @@ static enum dip_status read_hello(const Pb_(Hello) * in, struct dip_why *why, st
                            sizeof facts->model_digest));
     DIP_TRY(dip__wire_text(why, "host_id", in->host_id, facts->host_id, sizeof facts->host_id));
     DIP_TRY(dip__wire_text(why, "device", in->device, facts->device, sizeof facts->device));
+    facts->is_rank_said = in->rank_presence_case == PB_(HELLO__RANK_PRESENCE_IS_RANK);
+    facts->is_rank = facts->is_rank_said && in->is_rank;
     return dip__wire_held_read(in->held, in->n_held, why, &m->as.appeared.held);
 }
 

@@ -28,9 +28,9 @@ static void on_log(void *daemon, const char *text)
 /* One image passes through several workers, and may pass through others after a loss: with two
  * models among them the same request would give other bytes. A worker that names none is as old as
  * number 1 of the protocol. */
-static bool does_fit(void *daemon, const struct dip_member_facts *facts, struct dip_why *ret_why)
+static bool has_our_model(const struct dip_coordinator_daemon *d,
+                          const struct dip_member_facts *facts, struct dip_why *ret_why)
 {
-    const struct dip_coordinator_daemon *d = daemon;
     if (facts->model_digest[0] == '\0' || strcmp(facts->model_digest, d->digest) == 0)
         return true;
     (void)dip_fail(ret_why, DIP_INVALID,
@@ -38,6 +38,34 @@ static bool does_fit(void *daemon, const struct dip_member_facts *facts, struct 
                    "a model's digest): give all processes of a cluster the same --model",
                    facts->model_digest, d->digest);
     return false;
+}
+
+/* A rank that nobody puts into a group would wait for ever, and so would a group for one that draws
+ * alone. */
+static bool fits_groups(const struct dip_coordinator_daemon *d,
+                        const struct dip_member_facts *facts, struct dip_why *ret_why)
+{
+    int degree = d->options.tensor_parallel;
+    bool are_formed = degree >= 2;
+    if (facts->roles != DIP_ROLE_AR || !facts->is_rank_said || facts->is_rank == are_formed)
+        return true;
+    if (are_formed)
+        (void)dip_fail(ret_why, DIP_INVALID,
+                       "it draws alone, and this coordinator forms groups of %d: start the worker "
+                       "with --ar-rank, or the coordinator without --ar-tp",
+                       degree);
+    else
+        (void)dip_fail(ret_why, DIP_INVALID,
+                       "it is one rank of a group, and this coordinator forms none: start the "
+                       "coordinator with --ar-tp 2 or more, or the worker without --ar-rank and "
+                       "--ranks");
+    return false;
+}
+
+static bool does_fit(void *daemon, const struct dip_member_facts *facts, struct dip_why *ret_why)
+{
+    const struct dip_coordinator_daemon *d = daemon;
+    return has_our_model(d, facts, ret_why) && fits_groups(d, facts, ret_why);
 }
 
 enum dip_status dip__hub_open(struct dip_coordinator_daemon *d, struct dip_why *why)

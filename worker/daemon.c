@@ -71,6 +71,8 @@ static void facts_fill(struct dip_worker_daemon *d)
               o->device.backend ? o->device.backend : "auto");
     d->facts.incarnation = (uint64_t)dip_clock_unix_ns();
     d->facts.roles = o->roles;
+    d->facts.is_rank = o->ar_group;
+    d->facts.is_rank_said = true;
 }
 
 /* "host" of "host:port"; the whole when there is no port. An IPv6 address stands in brackets. */

@@ -49,6 +49,20 @@ end_up() {
   wait_for 5 none_left $pids || complain "$1: processes are left: $(ps -o pid,args -p $pids)"
 }
 
+# is_sent_away WORDS OPTIONS...: a worker that does not fit into the cluster is told why, and still ends in order
+is_sent_away() {
+  local other words=$1
+  shift
+  "$diptych" worker --server "$server" "$@" >/dev/null 2>other.err &
+  other=$!
+  ups+=("$other")
+  checks=$((checks + 1))
+  wait_for 30 grep -q "$words" other.err || complain "a worker that does not fit ($words): $(cat other.err)"
+  kill -TERM $other
+  wait $other
+  same "a worker that does not fit ($words): exit status" 0 $?
+}
+
 # remote ARGUMENTS...: hashes of all images that the cluster makes
 remote() { "$diptych" generate --server "$server" --timeout 120 --json -o "$work/r.png" "$@" 2>remote.err | hashes; }
 embedded() { "$diptych" generate --model "$model" --json -o "$work/e.png" "$@" | hashes; }
@@ -167,6 +181,7 @@ for ranks in 2 4; do
     [ -s k.json ] || cat k.err
     wait_for 60 eval '"$diptych" generate --server "$server" -o again.png x >/dev/null 2>&1' || complain "the group did not form again: $("$diptych" status --server "$server")"
   done
+  [ $ranks -eq 4 ] || is_sent_away 'it draws alone, and this coordinator forms groups of 2' --model "$model" --role ar
   end_up "$ranks ranks"
 done
 
@@ -201,15 +216,9 @@ differ "a model that is not there: exit status" 0 $?
 "$diptych" up --model "$tiny" --listen 0.0.0.0:0 >plain.out 2>plain.err
 same "plaintext for everybody: exit status" 2 $?
 grep -q -- '--insecure' plain.err || complain "plaintext for everybody: $(cat plain.err)"
-"$diptych" worker --model "$root/tests/golden/tiny-b/model" --server "$server" >/dev/null 2>other.err &
-other=$!
-ups+=("$other")
-checks=$((checks + 1))
-wait_for 30 grep -q 'it has the model .* and this coordinator' other.err || complain "a worker of another model: $(cat other.err)"
-kill -TERM $other
-wait $other
-same "a worker of another model: exit status" 0 $?
-same "workers of one model" 2 "$("$diptych" status --server "$server" | grep -cE '^[^ ]+ +(ar|diffusion|both) +(starting|ready) ')"
+is_sent_away 'it has the model .* and this coordinator' --model "$root/tests/golden/tiny-b/model"
+is_sent_away 'it is one rank of a group' --model "$tiny" --role ar --ar-rank
+same "workers that fit" 2 "$("$diptych" status --server "$server" | grep -cE '^[^ ]+ +(ar|diffusion|both) +(starting|ready) ')"
 end_up first
 
 # Nobody fell over by itself, and no sanitizer had anything to say.

@@ -223,6 +223,8 @@ static void any_member(struct dip_message *m)
         any_text(facts->host_id, sizeof facts->host_id);
         any_text(facts->device, sizeof facts->device);
         any_hex(facts->model_digest);
+        facts->is_rank_said = any() % 2 == 1;
+        facts->is_rank = facts->is_rank_said && any() % 2 == 1;
         facts->incarnation = any();
         facts->roles = (uint32_t)roles[any() % 3];
         m->as.appeared.facts = (struct dip_payload){facts, sizeof *facts};
@@ -434,6 +436,8 @@ static void assert_facts(const struct dip_message *a, const struct dip_message *
     assert_string_equal(x->address, y->address);
     assert_string_equal(x->version, y->version);
     assert_string_equal(x->model_digest, y->model_digest);
+    assert_int_equal(x->is_rank_said, y->is_rank_said);
+    assert_int_equal(x->is_rank, y->is_rank);
     assert_string_equal(x->host_id, y->host_id);
     assert_string_equal(x->device, y->device);
     assert_true(x->incarnation == y->incarnation);
