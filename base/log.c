@@ -256,6 +256,7 @@ static void write_count(struct dip_log *log, enum dip_log_level level, const cha
     struct dip_log_line line;
     struct entry entry = {.unix_ns = dip_clock_unix_ns()};
     dip_log_begin(&line, log, level, event);
+    dip_assert(line.log); /* a line of this level has been wanted */
     dip_log_int(&line, "count", (int64_t)count);
     end_text(&line);
     entry.bytes = line.bytes;
