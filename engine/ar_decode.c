@@ -13,7 +13,12 @@
  * and the states it captured join those that the host has. Then the general step (ar_step.c) plans
  * anew. A job that was cancelled, or whose slot was taken again, is told by its turn: what the
  * device still does for it is read by nobody, and lies beyond every prompt. Ids, states and events
- * are those of the general step, bit for bit. */
+ * are those of the general step, bit for bit.
+ *
+ * The ranks of a group run the same recordings at the same time, with their exchanges inside
+ * (ops/comm.h). They have one step under way: whether the job set changes after it is said in it.
+ * An id that cannot be drawn from what the ranks send each other in a recorded step is -1 on all of
+ * them; its slot has not moved, and the general step that follows draws it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,6 +27,9 @@
 #include "engine/place.h"
 
 enum { AHEAD_STEPS = 4, RECORDINGS_MAX = 16 };
+
+/* What a rank sends on of each row: top-k as published, 1200, and ties. */
+enum { CANDIDATES = 1280, TOP_K_MAX = 1248 };
 
 /* Rows of a recording; the last is the number of slots. */
 static const int row_counts[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192};
@@ -33,7 +41,8 @@ struct dip__ar_decode {
     uint32_t *step;
     struct dip_row *rows;
     struct dip_draw *draws;
-    float *hinges; /* [slots, hinge_rows, H] */
+    float *hinges;         /* [slots, hinge_rows, H] */
+    int32_t *note, *notes; /* of a group: [1], [ranks] */
 
     struct dip_mem shared;
     int32_t *ring; /* the device's address of it: [AHEAD_STEPS][rows][2] */
@@ -47,6 +56,7 @@ struct dip__ar_decode {
 
     /* The run. */
     bool is_running, is_closing;
+    bool is_undrawn; /* an id is missing: the general step's turn */
     int recording;
     int launched, read; /* steps */
     int step_count;     /* that the longest of its jobs needs */
@@ -64,7 +74,8 @@ static size_t device_bytes(const struct dip_ar_engine *engine)
     return dip_arena_round(slots * sizeof(struct dip_decode_slot)) +
            dip_arena_round(slots * sizeof(int32_t)) + dip_arena_round(sizeof(uint32_t)) +
            dip_arena_round(slots * sizeof(struct dip_row)) +
-           dip_arena_round(slots * sizeof(struct dip_draw)) +
+           dip_arena_round(slots * sizeof(struct dip_draw)) + dip_arena_round(sizeof(int32_t)) +
+           dip_arena_round(DIP_COMM_RANKS_MAX * sizeof(int32_t)) +
            dip__rows_bytes((int64_t)slots * engine->hinge_rows, engine->config->hidden);
 }
 
@@ -83,6 +94,8 @@ static enum dip_status memory_reserve(struct dip_ar_engine *engine, struct dip__
     d->step = dip__place(&arena, sizeof *d->step);
     d->rows = dip__place(&arena, slots * sizeof *d->rows);
     d->draws = dip__place(&arena, slots * sizeof *d->draws);
+    d->note = dip__place(&arena, sizeof *d->note);
+    d->notes = dip__place(&arena, DIP_COMM_RANKS_MAX * sizeof *d->notes);
     d->hinges = dip__place(
         &arena, dip__rows_bytes((int64_t)slots * engine->hinge_rows, engine->config->hidden));
     d->run_slots = calloc(slots, sizeof *d->run_slots);
@@ -95,6 +108,25 @@ static enum dip_status memory_reserve(struct dip_ar_engine *engine, struct dip__
     return DIP_OK;
 }
 
+static enum dip_status ids_draw(struct dip_ar_engine *engine, const struct dip__ar_decode *d,
+                                struct dip_tensor ids, struct dip_tensor logits)
+{
+    struct dip_stream *s = engine->stream;
+    int room = engine->options.candidates_max;
+    if (!engine->comm)
+        return dip_sample(
+            s, &(struct dip_sample_args){.ids = ids, .logits = logits, .draws = d->draws});
+    return dip_comm_draw(engine->comm, s,
+                         &(struct dip_comm_draw_args){.ids = ids,
+                                                      .logits = logits,
+                                                      .draws = d->draws,
+                                                      .vocab = engine->config->vocab,
+                                                      .room = room ? room : (int)CANDIDATES,
+                                                      .note = d->note,
+                                                      .notes = d->notes},
+                         &engine->scratch);
+}
+
 /* One step of `rows` rows, all of it on the device. */
 static enum dip_status step_enqueue(struct dip_ar_engine *engine, const struct dip__ar_decode *d,
                                     int rows)
@@ -104,8 +136,11 @@ static enum dip_status step_enqueue(struct dip_ar_engine *engine, const struct d
     struct dip_tensor logits = dip_rows_slice(engine->logits, 0, rows);
     struct dip_tensor hidden = dip_rows_slice(engine->hidden, 0, rows);
     struct dip_tensor ids = dip_tensor_1d(engine->ids.data, DIP_I32, rows);
-    struct dip_ar_args forward = {
-        .hidden = hidden, .ids = ids, .rows = d->rows, .cache = &engine->cache};
+    struct dip_ar_args forward = {.hidden = hidden,
+                                  .ids = ids,
+                                  .rows = d->rows,
+                                  .cache = &engine->cache,
+                                  .comm = engine->comm};
     DIP_TRY(
         dip_decode_begin(s, &(struct dip_decode_begin_args){.slots = d->slots,
                                                             .row_slots = d->row_slots,
@@ -116,8 +151,7 @@ static enum dip_status step_enqueue(struct dip_ar_engine *engine, const struct d
                                                             .step = d->step,
                                                             .capacity = engine->cache.capacity}));
     DIP_TRY(dip_ar_logits(engine->ar, s, logits, drawing));
-    DIP_TRY(
-        dip_sample(s, &(struct dip_sample_args){.ids = ids, .logits = logits, .draws = d->draws}));
+    DIP_TRY(ids_draw(engine, d, ids, logits));
     DIP_TRY(dip_ar_forward(engine->ar, s, &forward, &engine->scratch));
     return dip_decode_end(s, &(struct dip_decode_end_args){.slots = d->slots,
                                                            .row_slots = d->row_slots,
@@ -149,7 +183,7 @@ static enum dip_status record(struct dip_ar_engine *engine, struct dip__ar_decod
 enum dip_status dip__ar_decode_new(struct dip_ar_engine *engine)
 {
     int slots = engine->options.slot_count;
-    if (!dip_can_capture(engine->stream) || engine->options.is_stepwise || engine->comm ||
+    if (!dip_can_capture(engine->stream) || engine->options.is_stepwise ||
         engine->config->eos_count > DIP_DECODE_EOS_MAX)
         return DIP_OK;
     struct dip__ar_decode *d = calloc(1, sizeof *d);
@@ -157,6 +191,9 @@ enum dip_status dip__ar_decode_new(struct dip_ar_engine *engine)
         return DIP_NO_MEMORY;
     engine->decode = d; /* freed with the engine, also when it is not whole */
     DIP_TRY(memory_reserve(engine, d));
+    if (engine->comm) /* what a link makes at its first use has no place in a recording */
+        DIP_TRY(dip_comm_sum(engine->comm, engine->stream, dip_rows_slice(engine->hidden, 0, 1)));
+    DIP_TRY(dip_wait(engine->stream));
     for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts && row_counts[i] < slots; i++)
         DIP_TRY(record(engine, d, row_counts[i]));
     return record(engine, d, slots);
@@ -182,10 +219,12 @@ void dip__ar_decode_free(struct dip_ar_engine *engine)
 
 /* ---- a run begins ---- */
 
-static bool slot_decodes(const struct dip__ar_slot *slot)
+static bool slot_decodes(const struct dip_ar_engine *engine, const struct dip__ar_slot *slot)
 {
+    int top_k = slot->params.top_k;
+    bool is_drawable = !engine->comm || (top_k > 0 && top_k <= TOP_K_MAX);
     return slot->is_prefilled && slot->fed_count == slot->known_count &&
-           slot->known_count < slot->end_count;
+           slot->known_count < slot->end_count && is_drawable;
 }
 
 /* The live slots, then as many free ones as the recording has rows left. */
@@ -195,7 +234,7 @@ static bool rows_choose(const struct dip_ar_engine *engine, struct dip__ar_decod
     for (int i = 0; i < engine->options.slot_count; i++) {
         if (!engine->slots[i].is_live)
             continue;
-        if (!slot_decodes(&engine->slots[i]))
+        if (!slot_decodes(engine, &engine->slots[i]))
             return false;
         d->run_slots[live++] = i;
     }
@@ -212,12 +251,18 @@ static bool rows_choose(const struct dip_ar_engine *engine, struct dip__ar_decod
     return true;
 }
 
+/* Of a group, rank 0 alone. */
+static bool keeps_hinge(const struct dip_ar_engine *engine)
+{
+    return !engine->comm || dip_comm_rank(engine->comm) == 0;
+}
+
 static struct dip_decode_slot slot_state(const struct dip_ar_engine *engine,
                                          const struct dip__ar_decode *d, int index)
 {
     const struct dip__ar_slot *slot = &engine->slots[index];
     const struct dip_image_params *p = &slot->params;
-    int64_t hinge_elements = (int64_t)engine->hinge_rows * engine->config->hidden;
+    float *hinge = d->hinges + index * (int64_t)engine->hinge_rows * engine->config->hidden;
     int32_t vocab = engine->config->vocab;
     if (!slot->is_live)
         return (struct dip_decode_slot){.state = DIP_DECODE_IDLE, .temperature = 1, .top_p = 1};
@@ -231,7 +276,7 @@ static struct dip_decode_slot slot_state(const struct dip_ar_engine *engine,
                                     .token = slot->known_count - slot->prompt_count,
                                     .end = slot->end_count,
                                     .hinge_row = slot->fed_count - slot->prompt_count + 1,
-                                    .hinge = d->hinges + index * hinge_elements};
+                                    .hinge = keeps_hinge(engine) ? hinge : NULL};
 }
 
 /* Host bytes into a device array. */
@@ -290,11 +335,30 @@ static bool is_changed(const struct dip_ar_engine *engine, const struct dip__ar_
 
 static enum dip_status launch(struct dip_ar_engine *engine, struct dip__ar_decode *d)
 {
-    while (!d->is_closing && d->launched < d->step_count && d->launched - d->read < AHEAD_STEPS) {
+    int ahead = engine->comm ? 1 : (int)AHEAD_STEPS;
+    while (!d->is_closing && d->launched < d->step_count && d->launched - d->read < ahead) {
+        int32_t note = engine->control.bytes > 0;
+        if (engine->comm)
+            DIP_TRY(upload(engine, d->note, &note, sizeof note));
         DIP_TRY(dip_graph_launch(engine->stream, d->recordings[d->recording].graph));
         DIP_TRY(dip_fence_set(engine->stream, d->fences[d->launched % AHEAD_STEPS]));
         d->launched++;
     }
+    return DIP_OK;
+}
+
+/* Until the oldest step is done; of a group also what its ranks have said in it. */
+static enum dip_status step_await(struct dip_ar_engine *engine, const struct dip__ar_decode *d)
+{
+    int32_t notes[DIP_COMM_RANKS_MAX] = {0};
+    if (!engine->comm)
+        return dip_fence_wait(engine->stream, d->fences[d->read % AHEAD_STEPS]);
+    int64_t ranks = dip_comm_count(engine->comm);
+    DIP_TRY(dip_copy(engine->stream, dip_tensor_1d(notes, DIP_I32, ranks),
+                     dip_tensor_1d(d->notes, DIP_I32, ranks)));
+    DIP_TRY(dip_wait(engine->stream));
+    DIP_TRY(dip_comm_error(engine->comm)); /* a group that ended leaves nothing to believe */
+    engine->control.is_due = notes[0] != 0;
     return DIP_OK;
 }
 
@@ -306,7 +370,7 @@ static enum dip_status states_fetch(struct dip_ar_engine *engine, struct dip__ar
     int first = d->hinge_first[row];
     int count = slot->fed_count - slot->prompt_count + 1 - first;
     float *hinge = d->hinges + (int64_t)d->run_slots[row] * engine->hinge_rows * H;
-    if (count == 0)
+    if (count == 0 || !keeps_hinge(engine))
         return DIP_OK;
     d->hinge_first[row] = first + count;
     return dip_copy(engine->stream, dip_rows(slot->hidden + first * H, DIP_F32, count, H),
@@ -314,10 +378,14 @@ static enum dip_status states_fetch(struct dip_ar_engine *engine, struct dip__ar
 }
 
 /* What one step has done to one slot. */
-static void row_settle(const struct dip_ar_engine *engine, struct dip__ar_slot *slot,
-                       const int32_t *entry)
+static void row_settle(const struct dip_ar_engine *engine, struct dip__ar_decode *d,
+                       struct dip__ar_slot *slot, const int32_t *entry)
 {
     int32_t id = entry[0];
+    if (engine->comm && id < 0) {
+        d->is_undrawn = d->is_closing = true;
+        return;
+    }
     slot->row_count = 1;
     slot->has_failed = entry[1] == DIP_DECODE_BROKEN;
     if (slot->has_failed)
@@ -337,7 +405,7 @@ static enum dip_status step_read(struct dip_ar_engine *engine, struct dip__ar_de
     int at = d->read % AHEAD_STEPS;
     const int32_t *ring = (const int32_t *)d->shared.base + (size_t)at * (size_t)rows * 2;
     bool is_fetched = false;
-    DIP_TRY(dip_fence_wait(engine->stream, d->fences[at]));
+    DIP_TRY(step_await(engine, d));
     d->read++;
     for (int i = 0; i < engine->options.slot_count; i++)
         engine->slots[i].row_count = 0;
@@ -345,7 +413,7 @@ static enum dip_status step_read(struct dip_ar_engine *engine, struct dip__ar_de
         struct dip__ar_slot *slot = row_slot(engine, d, r);
         if (!slot)
             continue;
-        row_settle(engine, slot, &ring[2 * r]);
+        row_settle(engine, d, slot, &ring[2 * r]);
         if (slot->fed_count == slot->end_count) {
             DIP_TRY(states_fetch(engine, d, r, slot));
             is_fetched = true;
@@ -377,7 +445,9 @@ enum dip_status dip__ar_decode_step(struct dip_ar_engine *engine, bool *ret_is_d
     if (d->is_running && d->read == d->launched && (d->is_closing || d->read == d->step_count))
         DIP_TRY(run_end(engine, d));
     if (!d->is_running) {
-        if (!rows_choose(engine, d))
+        bool is_general = d->is_undrawn;
+        d->is_undrawn = false;
+        if (is_general || !rows_choose(engine, d))
             return DIP_OK;
         DIP_TRY(run_begin(engine, d));
     }

@@ -45,6 +45,8 @@ struct dip_ar_engine_options {
                               caller's, closed after the engine is freed */
     bool is_stepwise;      /* no step begins before the host has seen the one before, also where
                               the device could go on by itself: for comparison. The same results */
+    int candidates_max; /* of a row that a rank of a group sends on in a recorded step; 0 = those of
+                           the published top-k and ties. Fewer are for tests: the same results */
 };
 
 /* In a group every rank makes an engine with equal options, which binds its shard of the panel.

@@ -7,6 +7,7 @@
 #include "ops/ops.h"
 
 struct dip_link;
+struct dip_segment;
 struct dip_word;
 
 enum { DIP__LINK_IDENTITY_BYTES = 16, DIP__LINK_ID_BYTES = 128 };
@@ -47,9 +48,9 @@ struct dip_ops {
     void (*plans_end)(struct dip_stream *s);
     /* NULL where steps cannot be captured. */
     enum dip_status (*graph_begin)(struct dip_stream *s);
-    enum dip_status (*graph_end)(struct dip_stream *s, struct dip_graph **ret_graph);
-    enum dip_status (*graph_launch)(struct dip_stream *s, struct dip_graph *graph);
-    void (*graph_free)(struct dip_stream *s, struct dip_graph *graph);
+    enum dip_status (*graph_end)(struct dip_stream *s, struct dip_segment **ret_segment);
+    enum dip_status (*graph_launch)(struct dip_stream *s, struct dip_segment *segment);
+    void (*graph_free)(struct dip_stream *s, struct dip_segment *segment);
     enum dip_status (*fence_new)(struct dip_stream *s, struct dip_fence **ret_fence);
     void (*fence_free)(struct dip_stream *s, struct dip_fence *fence);
     enum dip_status (*fence_set)(struct dip_stream *s, struct dip_fence *fence);
@@ -68,6 +69,8 @@ struct dip_ops {
                                  struct dip_link **ret_link);
     enum dip_status (*link_gather)(struct dip_stream *s, struct dip_link *link, void *all,
                                    const void *mine, size_t bytes);
+    /* Behind what holds recorded gathers, which nobody has seen enqueued. */
+    enum dip_status (*link_mark)(struct dip_stream *s, struct dip_link *link);
     enum dip_status (*link_error)(struct dip_link *link);
     void (*link_abort)(struct dip_link *link);
     void (*link_close)(struct dip_link *link);

@@ -16,6 +16,7 @@
 #include "base/pool.h"
 #include "ops/comm_private.h"
 #include "ops/comm_socket.h"
+#include "ops/device.h"
 
 enum { SPIN_TURNS = 2000, SUM_BLOCK = 64 };
 
@@ -152,6 +153,11 @@ enum dip_status dip__comm_tell(struct dip_comm *comm, const void *mine, size_t b
     return exchange(comm, DIP__COMM_EVERYONE, bytes, mine, views);
 }
 
+static enum dip_status gather_again(struct dip_stream *s, const struct dip__pause *pause)
+{
+    return dip_comm_gather(pause->context, s, pause->a, pause->b);
+}
+
 enum dip_status dip_comm_gather(struct dip_comm *comm, struct dip_stream *s, struct dip_tensor all,
                                 struct dip_tensor mine)
 {
@@ -162,6 +168,9 @@ enum dip_status dip_comm_gather(struct dip_comm *comm, struct dip_stream *s, str
     dip_assert(tensor_bytes(all) == bytes * (size_t)comm->count);
     if (comm->link.link)
         return dip__comm_link_gather(comm, s, all.data, mine.data, bytes);
+    if (s->recording)
+        return dip__graph_pause(
+            s, &(struct dip__pause){.run = gather_again, .context = comm, .a = all, .b = mine});
     DIP_TRY(dip_wait(s));
     for (size_t done = 0; done < bytes;) {
         const void *views[DIP_COMM_RANKS_MAX] = {NULL};
@@ -223,6 +232,11 @@ static void sum_piece(int ranks, const void *const *views, size_t count, float *
     memcpy(out + whole, sums, (count - whole) * sizeof(float));
 }
 
+static enum dip_status sum_again(struct dip_stream *s, const struct dip__pause *pause)
+{
+    return dip_comm_sum(pause->context, s, pause->a);
+}
+
 enum dip_status dip_comm_sum(struct dip_comm *comm, struct dip_stream *s, struct dip_tensor partial)
 {
     dip_assert((comm->count & (comm->count - 1)) == 0);
@@ -233,6 +247,9 @@ enum dip_status dip_comm_sum(struct dip_comm *comm, struct dip_stream *s, struct
     size_t bytes = tensor_bytes(partial);
     if (comm->link.link)
         return dip__comm_link_sum(comm, s, partial.data, bytes);
+    if (s->recording)
+        return dip__graph_pause(
+            s, &(struct dip__pause){.run = sum_again, .context = comm, .a = partial});
     DIP_TRY(dip_wait(s));
     for (size_t done = 0; done < bytes;) {
         const void *views[DIP_COMM_RANKS_MAX] = {NULL};

@@ -91,9 +91,10 @@ int dip_comm_rank(const struct dip_comm *comm);
 int dip_comm_count(const struct dip_comm *comm);
 
 /* The collectives. Tensors are dense f32 or i32 in memory of the stream's device; complete after
- * dip_wait. Errors of all, and of every later call: UNREACHABLE (a rank died), TIMEOUT (a rank is
- * silent or late), CANCELLED (some rank aborted), CORRUPT (ranks do not do the same). Output is
- * undefined then. */
+ * dip_wait. Gathers, sums and draws can be part of a recorded step: of a linked group they lie in
+ * the recording, else the step is cut there and every launch of it goes through the host. Errors of
+ * all, and of every later call: UNREACHABLE (a rank died), TIMEOUT (a rank is silent or late),
+ * CANCELLED (some rank aborted), CORRUPT (ranks do not do the same). Output is undefined then. */
 
 /* Once before the first collective on tensors of a device that does not read host memory, by all
  * ranks: large exchanges then go from device to device where each rank has one of its own that can
@@ -136,6 +137,22 @@ size_t dip_comm_sample_scratch_bytes(const struct dip_comm *comm, int64_t row_co
 DIP_MUST_USE enum dip_status dip_comm_sample(struct dip_comm *comm, struct dip_stream *s,
                                              const struct dip_comm_sample_args *a,
                                              struct dip_arena *scratch);
+
+/* The same as part of a recorded step (ops.h: steps without the host), where nothing is looked at
+ * by the host: draws, the note and what becomes of it are device memory. A rank sends its first
+ * `room` candidates of a row and no more: where one has more, the row's id is -1, and
+ * dip_comm_sample has to draw it. */
+struct dip_comm_draw_args {
+    struct dip_tensor ids;        /* i32[row_count] */
+    struct dip_tensor logits;     /* f32[row_count, this rank's columns] */
+    const struct dip_draw *draws; /* [row_count] */
+    int64_t vocab, room;
+    const int32_t *note; /* [1] */
+    int32_t *notes;      /* [ranks], in rank order */
+};
+DIP_MUST_USE enum dip_status dip_comm_draw(struct dip_comm *comm, struct dip_stream *s,
+                                           const struct dip_comm_draw_args *a,
+                                           struct dip_arena *scratch);
 
 /* Host memory, complete on return: data of rank `from` becomes that of all. For control data, at
  * most DIP_COMM_SMALL_BYTES_MAX. */

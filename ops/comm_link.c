@@ -198,6 +198,24 @@ enum dip_status dip__comm_from_host(struct dip_comm *comm, struct dip_stream *s,
 
 /* ---- from device to device ---- */
 
+/* A recording holds the link's gathers: it may be launched while the link lives, by whose turn it
+ * is.
+ */
+static enum dip_status launch_enter(void *context)
+{
+    struct dip_comm *comm = context;
+    DIP_TRY(dip_comm_error(comm));
+    return enter(&comm->link) ? DIP_OK : dip_comm_error(comm);
+}
+
+static enum dip_status launch_leave(struct dip_stream *s, void *context)
+{
+    struct dip_comm *comm = context;
+    enum dip_status status = comm->link.ops->link_mark(s, comm->link.link);
+    leave(&comm->link);
+    return status ? dip__comm_fail(comm, status) : DIP_OK;
+}
+
 enum dip_status dip__comm_link_gather(struct dip_comm *comm, struct dip_stream *s, void *all,
                                       const void *mine, size_t bytes)
 {
@@ -205,6 +223,8 @@ enum dip_status dip__comm_link_gather(struct dip_comm *comm, struct dip_stream *
     DIP_TRY(dip_comm_error(comm));
     if (!enter(l))
         return dip_comm_error(comm);
+    if (s->recording)
+        dip__graph_guard(s, &(struct dip__guard){launch_enter, launch_leave, comm});
     enum dip_status status = l->ops->link_gather(s, l->link, all, mine, bytes);
     leave(l);
     return status ? dip__comm_fail(comm, status) : DIP_OK;

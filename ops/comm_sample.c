@@ -115,25 +115,33 @@ static enum dip_status sample_rows(struct dip_comm *comm, struct dip_stream *s,
     return DIP_OK;
 }
 
+/* The first rows of a message: what this rank's slices have to offer. */
+static enum dip_status select_rows(struct dip_comm *comm, struct dip_stream *s,
+                                   struct dip_tensor mine, struct dip_tensor logits,
+                                   const struct dip_draw *draws, int64_t vocab)
+{
+    int64_t rows = dip_tensor_rows(logits);
+    int64_t columns = (dip_tensor_columns(mine) - 1) / rows;
+    int64_t first = slice_first(vocab, dip_comm_rank(comm), dip_comm_count(comm));
+    struct dip_sample_select_args select = {
+        .found = dip_rows((int32_t *)mine.data + 1, DIP_I32, rows, columns),
+        .logits = logits,
+        .draws = draws,
+        .first_id = (int32_t)first};
+    return dip_sample_select(s, &select);
+}
+
 static enum dip_status sample(struct dip_comm *comm, struct dip_stream *s,
                               const struct dip_comm_sample_args *a, struct dip_arena *scratch)
 {
     int ranks = dip_comm_count(comm);
-    int rank = dip_comm_rank(comm);
     int64_t columns = 1 + 2 * room_of(a, ranks);
     struct dip_tensor mine = push(scratch, DIP_I32, 1, 1 + a->row_count * columns);
     struct dip_tensor all = push(scratch, DIP_I32, ranks, 1 + a->row_count * columns);
     int32_t note = a->note;
     DIP_TRY(dip_copy(s, dip_columns_slice(mine, 0, 1), dip_rows(&note, DIP_I32, 1, 1)));
-    if (a->row_count > 0) {
-        int32_t *rows = (int32_t *)mine.data + 1;
-        struct dip_sample_select_args select = {
-            .found = dip_rows(rows, DIP_I32, a->row_count, columns),
-            .logits = a->logits,
-            .draws = a->draws,
-            .first_id = (int32_t)slice_first(a->vocab, rank, ranks)};
-        DIP_TRY(dip_sample_select(s, &select));
-    }
+    if (a->row_count > 0)
+        DIP_TRY(select_rows(comm, s, mine, a->logits, a->draws, a->vocab));
     DIP_TRY(dip_comm_gather(comm, s, all, mine));
     DIP_TRY(dip_copy(s, dip_rows(a->ret_notes, DIP_I32, ranks, 1), dip_columns_slice(all, 0, 1)));
     if (a->row_count == 0)
@@ -154,6 +162,40 @@ enum dip_status dip_comm_sample(struct dip_comm *comm, struct dip_stream *s,
     }
     size_t mark = dip_arena_mark(scratch);
     enum dip_status status = sample(comm, s, a, scratch);
+    dip_arena_reset(scratch, mark);
+    return status;
+}
+
+/* ---- as part of a recorded step ---- */
+
+static enum dip_status draw(struct dip_comm *comm, struct dip_stream *s,
+                            const struct dip_comm_draw_args *a, struct dip_arena *scratch)
+{
+    int ranks = dip_comm_count(comm);
+    int64_t rows = dip_tensor_rows(a->logits);
+    int64_t slice = slice_columns_max(a->vocab, ranks);
+    int64_t columns = 1 + 2 * (a->room < slice ? a->room : slice);
+    struct dip_tensor mine = push(scratch, DIP_I32, 1, 1 + rows * columns);
+    struct dip_tensor all = push(scratch, DIP_I32, ranks, 1 + rows * columns);
+    void *note = (void *)(uintptr_t)a->note;
+    DIP_TRY(dip_copy(s, dip_columns_slice(mine, 0, 1), dip_rows(note, DIP_I32, 1, 1)));
+    DIP_TRY(select_rows(comm, s, mine, a->logits, a->draws, a->vocab));
+    DIP_TRY(dip_comm_gather(comm, s, all, mine));
+    DIP_TRY(dip_copy(s, dip_rows(a->notes, DIP_I32, ranks, 1), dip_columns_slice(all, 0, 1)));
+    return dip_sample_merge(
+        s, &(struct dip_sample_merge_args){.ids = a->ids,
+                                           .found = dip_columns_slice(all, 1, rows * columns),
+                                           .draws = a->draws});
+}
+
+enum dip_status dip_comm_draw(struct dip_comm *comm, struct dip_stream *s,
+                              const struct dip_comm_draw_args *a, struct dip_arena *scratch)
+{
+    dip_assert(a->room >= 1 && a->room <= ROOM_MAX);
+    dip_assert(dip_tensor_columns(a->logits) ==
+               slice_columns(a->vocab, dip_comm_rank(comm), dip_comm_count(comm)));
+    size_t mark = dip_arena_mark(scratch);
+    enum dip_status status = draw(comm, s, a, scratch);
     dip_arena_reset(scratch, mark);
     return status;
 }

@@ -23,10 +23,13 @@ struct dip_device {
     void *state;
 };
 
+struct dip_graph;
+
 struct dip_stream {
     struct dip_device *device;
-    struct dip_mem scratch; /* CPU: DIP_KERNEL_SCRATCH_BYTES for each thread */
-    void *state;            /* other backends */
+    struct dip_graph *recording; /* NULL: what is enqueued is done (graph.c) */
+    struct dip_mem scratch;      /* CPU: DIP_KERNEL_SCRATCH_BYTES for each thread */
+    void *state;                 /* other backends */
 };
 
 enum dip__cpu_family { DIP__CPU_PLAIN, DIP__CPU_AVX2, DIP__CPU_BEST };
@@ -35,3 +38,25 @@ enum dip__cpu_family { DIP__CPU_PLAIN, DIP__CPU_AVX2, DIP__CPU_BEST };
  * interface. Errors: NO_MEMORY, LIMIT. */
 DIP_MUST_USE enum dip_status dip__cpu_open(struct dip_device *device, int threads,
                                            enum dip__cpu_family family, struct dip_why *why);
+
+/* ---- in the middle of a recorded step (graph.c) ---- */
+
+/* What only the host can do: an exchange between ranks that goes through its memory. */
+struct dip__pause {
+    enum dip_status (*run)(struct dip_stream *s, const struct dip__pause *pause);
+    void *context;
+    struct dip_tensor a, b;
+};
+
+/* What stands around every launch of a recorded step that holds a link's gathers: the link must
+ * live, and who watches it must see that they were enqueued. */
+struct dip__guard {
+    enum dip_status (*enter)(void *context);
+    enum dip_status (*leave)(struct dip_stream *s, void *context);
+    void *context;
+};
+void dip__graph_guard(struct dip_stream *s, const struct dip__guard *guard);
+
+/* While a step is recorded: ends what is recorded so far as a segment, remembers to run the pause
+ * at this place of every launch, and goes on recording behind it. */
+DIP_MUST_USE enum dip_status dip__graph_pause(struct dip_stream *s, const struct dip__pause *pause);

@@ -499,7 +499,8 @@ DIP_MUST_USE enum dip_status dip_decode_begin(struct dip_stream *s,
                                               const struct dip_decode_begin_args *a);
 
 /* Behind it: each running slot's state of this step into `last` and its hinge, its counters move
- * on, and ring[((step - 1) % ring_depth) B + r] = {id, state} (-1 for a slot that did not run). */
+ * on, and ring[((step - 1) % ring_depth) B + r] = {id, state} (-1 for a slot that did not run). A
+ * slot for which no id was drawn (-1) is broken, and has what it had before the step. */
 enum { DIP_DECODE_EOS_MAX = 8 };
 struct dip_decode_end_args {
     struct dip_decode_slot *slots;

@@ -283,7 +283,8 @@ struct dip_cuda_decode_begin {
 
 /* After a step: a running slot's hidden[r, :] becomes its last state and a row of its hinge; its
  * counters move on; it is done at `end` or at an end id. ring (memory the host can read): entry
- * ((*step - 1) % ring_depth) * row_count + r = {id, state}; id -1 for a slot that did not run. */
+ * ((*step - 1) % ring_depth) * row_count + r = {id, state}; id -1 for a slot that did not run. A
+ * slot for which no id was drawn (-1) is broken, and has what it had before the step. */
 struct dip_cuda_decode_end {
     struct dip_cuda_slot *slots;
     const int32_t *row_slots;

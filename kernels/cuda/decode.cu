@@ -89,10 +89,14 @@ static __device__ bool file_state(const struct dip_cuda_decode_end &j, int64_t r
 static __device__ void move_on(struct dip_cuda_slot *slot, int32_t id, bool is_broken,
                                const struct dip_cuda_decode_end &j)
 {
+    if (id < 0) {
+        slot->state = DIP_CUDA_SLOT_BROKEN;
+        return;
+    }
     slot->position++;
     slot->token++;
     slot->hinge_row++;
-    if (is_broken || id < 0)
+    if (is_broken)
         slot->state = DIP_CUDA_SLOT_BROKEN;
     else if (slot->position >= slot->end || is_end_id(j, id))
         slot->state = DIP_CUDA_SLOT_DONE;
@@ -104,8 +108,9 @@ static __global__ void __launch_bounds__(THREADS) end_kernel(struct dip_cuda_dec
     int64_t r = blockIdx.x;
     struct dip_cuda_slot *slot = &j.slots[j.row_slots[r]];
     bool is_running = slot->state == DIP_CUDA_SLOT_RUNNING;
+    bool is_drawn = is_running && j.ids[r] >= 0;
     float *hinge = slot->hinge ? slot->hinge + slot->hinge_row * j.hidden.columns : NULL;
-    int is_broken = __syncthreads_or(is_running && file_state(j, r, hinge));
+    int is_broken = __syncthreads_or(is_drawn && file_state(j, r, hinge));
     if (threadIdx.x > 0)
         return;
     int32_t id = is_running ? j.ids[r] : -1;

@@ -155,9 +155,9 @@ enum dip_status dip__cuda_copy_up(struct dip_stream *s, struct dip_tensor to,
                                   struct dip_tensor from);
 
 enum dip_status dip__cuda_graph_begin(struct dip_stream *s);
-enum dip_status dip__cuda_graph_end(struct dip_stream *s, struct dip_graph **ret_graph);
-enum dip_status dip__cuda_graph_launch(struct dip_stream *s, struct dip_graph *graph);
-void dip__cuda_graph_free(struct dip_stream *s, struct dip_graph *graph);
+enum dip_status dip__cuda_graph_end(struct dip_stream *s, struct dip_segment **ret_segment);
+enum dip_status dip__cuda_graph_launch(struct dip_stream *s, struct dip_segment *segment);
+void dip__cuda_graph_free(struct dip_stream *s, struct dip_segment *segment);
 enum dip_status dip__cuda_fence_new(struct dip_stream *s, struct dip_fence **ret_fence);
 void dip__cuda_fence_free(struct dip_stream *s, struct dip_fence *fence);
 enum dip_status dip__cuda_fence_set(struct dip_stream *s, struct dip_fence *fence);
@@ -177,6 +177,7 @@ enum dip_status dip__cuda_link_open(struct dip_stream *s, const struct dip__link
                                     struct dip_link **ret_link);
 enum dip_status dip__cuda_link_gather(struct dip_stream *s, struct dip_link *link, void *all,
                                       const void *mine, size_t bytes);
+enum dip_status dip__cuda_link_mark(struct dip_stream *s, struct dip_link *link);
 enum dip_status dip__cuda_link_error(struct dip_link *link);
 void dip__cuda_link_abort(struct dip_link *link);
 void dip__cuda_link_close(struct dip_link *link);

@@ -9,7 +9,7 @@ static_assert(sizeof(struct dip_decode_slot) == sizeof(struct dip_cuda_slot), "s
 static_assert((int)DIP_DECODE_BROKEN == (int)DIP_CUDA_SLOT_BROKEN, "states agree");
 static_assert((int)DIP_DECODE_EOS_MAX == (int)DIP_CUDA_EOS_MAX, "ends agree");
 
-struct dip_graph {
+struct dip_segment {
     cudaGraphExec_t exec;
 };
 
@@ -32,38 +32,38 @@ enum dip_status dip__cuda_graph_begin(struct dip_stream *s)
                  "beginning a graph");
 }
 
-enum dip_status dip__cuda_graph_end(struct dip_stream *s, struct dip_graph **ret_graph)
+enum dip_status dip__cuda_graph_end(struct dip_stream *s, struct dip_segment **ret_segment)
 {
     struct dip__cuda_stream *q = dip__cuda_stream(s);
     cudaGraph_t recorded = NULL;
     q->is_capturing = false;
-    *ret_graph = NULL;
+    *ret_segment = NULL;
     DIP_TRY(check(s, cudaStreamEndCapture(q->stream, &recorded), "recording a graph"));
-    struct dip_graph *graph = calloc(1, sizeof *graph);
-    if (!graph) {
+    struct dip_segment *segment = calloc(1, sizeof *segment);
+    if (!segment) {
         (void)cudaGraphDestroy(recorded);
         return DIP_NO_MEMORY;
     }
-    cudaError_t error = cudaGraphInstantiate(&graph->exec, recorded, 0);
+    cudaError_t error = cudaGraphInstantiate(&segment->exec, recorded, 0);
     (void)cudaGraphDestroy(recorded);
     if (error != cudaSuccess) {
-        free(graph);
+        free(segment);
         return check(s, error, "making a graph");
     }
-    *ret_graph = graph;
+    *ret_segment = segment;
     return DIP_OK;
 }
 
-enum dip_status dip__cuda_graph_launch(struct dip_stream *s, struct dip_graph *graph)
+enum dip_status dip__cuda_graph_launch(struct dip_stream *s, struct dip_segment *segment)
 {
-    return check(s, cudaGraphLaunch(graph->exec, dip__cuda_stream(s)->stream), "a graph");
+    return check(s, cudaGraphLaunch(segment->exec, dip__cuda_stream(s)->stream), "a graph");
 }
 
-void dip__cuda_graph_free(struct dip_stream *s, struct dip_graph *graph)
+void dip__cuda_graph_free(struct dip_stream *s, struct dip_segment *segment)
 {
     (void)s;
-    (void)cudaGraphExecDestroy(graph->exec);
-    free(graph);
+    (void)cudaGraphExecDestroy(segment->exec);
+    free(segment);
 }
 
 /* ---- fences ---- */

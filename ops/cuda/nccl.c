@@ -123,8 +123,15 @@ enum dip_status dip__cuda_link_gather(struct dip_stream *s, struct dip_link *lin
     ncclResult_t result = ncclAllGather(mine, all, bytes, ncclUint8, link->comm, stream);
     DIP_TRY(result == ncclInProgress ? settle(link, link->wait_ns_max, "gathering")
                                      : note(s->device, result, "gathering"));
+    /* A recorded gather is marked when it is launched. */
+    return dip__cuda_stream(s)->is_capturing ? DIP_OK : dip__cuda_link_mark(s, link);
+}
+
+enum dip_status dip__cuda_link_mark(struct dip_stream *s, struct dip_link *link)
+{
+    cudaError_t error = cudaEventRecord(link->last, dip__cuda_stream(s)->stream);
     link->gather_count++;
-    return dip__cuda_check(s->device, cudaEventRecord(link->last, stream), "an event");
+    return dip__cuda_check(s->device, error, "an event");
 }
 
 /* Whether the last gather has been under way for too long. */

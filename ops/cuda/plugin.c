@@ -77,8 +77,8 @@ static const struct dip_ops cuda_ops = {
     ENTRY(graph_begin) ENTRY(graph_end) ENTRY(graph_launch) ENTRY(graph_free)
     ENTRY(fence_new) ENTRY(fence_free) ENTRY(fence_set) ENTRY(fence_wait)
 #ifdef DIP_CUDA_NCCL
-    ENTRY(link_identity) ENTRY(link_id) ENTRY(link_open) ENTRY(link_gather) ENTRY(link_error)
-    ENTRY(link_abort) ENTRY(link_close)
+    ENTRY(link_identity) ENTRY(link_id) ENTRY(link_open) ENTRY(link_gather) ENTRY(link_mark)
+    ENTRY(link_error) ENTRY(link_abort) ENTRY(link_close)
 #endif
     ENTRY(tree_sum)
     ENTRY(reserve_shared) ENTRY(release_shared) ENTRY(decode_begin) ENTRY(decode_end)

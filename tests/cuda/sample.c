@@ -331,6 +331,28 @@ static void test_decode(void **state)
     gpu_reset();
 }
 
+/* A slot for which no id was drawn has not moved: the step can be made again by other means. */
+static void test_decode_undrawn(void **state)
+{
+    (void)state;
+    struct step s = new_step(DIP_F32);
+    const struct dip_cuda_slot *slots = gpu_download(s.slots, SLOTS * sizeof *slots);
+    check_begin(&s, slots);
+    check_end(&s, (const int32_t[BUCKET]){-1, 43, 44, 45});
+    const struct dip_cuda_slot *after = gpu_download(s.slots, SLOTS * sizeof *after);
+    const int32_t *ring = gpu_download(s.ring, BUCKET * 2 * sizeof *ring);
+    struct dip_cuda_slot expected = slots[3];
+    expected.state = DIP_CUDA_SLOT_BROKEN;
+    assert_memory_equal(&after[3], &expected, sizeof expected);
+    assert_int_equal(ring[0], -1);
+    assert_int_equal(ring[1], DIP_CUDA_SLOT_BROKEN);
+    gpu_same(gpu_fetch(&s.last) + 3 * HIDDEN, s.last.values + 3 * HIDDEN, HIDDEN);
+    const float *hinge = gpu_download(s.hinge, 8 * HIDDEN * sizeof *hinge);
+    for (int c = 0; c < HIDDEN; c++)
+        assert_true(hinge[3 * HIDDEN + c] == 0.0f);
+    gpu_reset();
+}
+
 /* A state that is no number ends the slot, and the ring's next entry says so. */
 static void test_decode_broken(void **state)
 {
@@ -357,8 +379,11 @@ int main(void)
     gpu_require();
     cpu_scratch = malloc(DIP_KERNEL_SCRATCH_BYTES);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ids),           cmocka_unit_test(test_close_calls),
-        cmocka_unit_test(test_slices),        cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_close_calls),
+        cmocka_unit_test(test_slices),
+        cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_decode_undrawn),
         cmocka_unit_test(test_decode_broken),
     };
     int failed = cmocka_run_group_tests(tests, gpu_start, gpu_stop);

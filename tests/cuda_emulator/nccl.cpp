@@ -67,9 +67,8 @@ struct piece {
 };
 
 /* Lays out what is ours once; true when all others have. */
-bool may_run(void *data)
+bool may_run(piece *p)
 {
-    piece *p = (piece *)data;
     group *g = p->all.get();
     if (g->is_aborted)
         return true;
@@ -84,10 +83,10 @@ bool may_run(void *data)
     return true;
 }
 
-void run(void *data)
+void run(piece *p)
 {
-    std::unique_ptr<piece> p((piece *)data);
     group *g = p->all.get();
+    p->is_laid = false; /* a graph may come back to it */
     for (int r = 0; r < g->count && !g->is_aborted; r++)
         memcpy(p->to + (size_t)r * p->pitch, g->shared->data[(g->turn - 1) % 2][r], p->bytes);
 }
@@ -233,9 +232,10 @@ ncclResult_t ncclAllGather(const void *mine, void *all, size_t count, ncclDataTy
         return ncclInvalidArgument;
     for (size_t done = 0; done < count; done += PIECE_BYTES) {
         size_t some = count - done < PIECE_BYTES ? count - done : (size_t)PIECE_BYTES;
-        dip_emulator_enqueue_wait(stream, may_run, run,
-                                  new piece{comm->all, (const char *)mine + done,
-                                            (char *)all + done, some, count, false});
+        auto p = std::make_shared<piece>(
+            piece{comm->all, (const char *)mine + done, (char *)all + done, some, count, false});
+        dip_emulator_enqueue_wait(
+            stream, [=] { return may_run(p.get()); }, [=] { run(p.get()); });
     }
     comm->is_busy = true;
     return ncclInProgress;

@@ -36,9 +36,11 @@ typedef std::function<void()> work;
 
 struct CUgraph_st {
     std::vector<work> list;
+    int wait_count; /* of them, that wait for something outside */
 };
 struct CUgraphExec_st {
     std::vector<work> list;
+    int wait_count;
 };
 struct CUstream_st {
     CUgraph_st *capture; /* what is enqueued goes there instead */
@@ -283,16 +285,17 @@ int dip_emulator_launch(dim3 grid, dim3 block, size_t shared_bytes, CUstream_st 
     });
 }
 
-void dip_emulator_enqueue_wait(cudaStream_t stream, bool (*may_run)(void *data),
-                               cudaHostFn_t function, void *data)
+void dip_emulator_enqueue_wait(cudaStream_t stream, std::function<bool()> may_run,
+                               std::function<void()> function)
 {
     guard g;
-    wait_count++;
+    CUstream_st *s = stream ? stream : &default_stream;
+    (s->capture ? s->capture->wait_count : wait_count)++;
     (void)set(enqueue(stream, [=] {
         counts.kernels++;
-        while (!may_run(data))
+        while (!may_run())
             let_others();
-        function(data);
+        function();
         wait_count--;
     }));
 }
@@ -858,7 +861,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
     (void)flags;
     cudaError_t error = trouble();
     if (!error)
-        *exec = new CUgraphExec_st{graph->list};
+        *exec = new CUgraphExec_st{graph->list, graph->wait_count};
     return set(error);
 }
 
@@ -886,6 +889,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
     if (error)
         return set(error);
     counts.calls++;
+    wait_count += exec->wait_count;
     for (const work &w : exec->list)
         put_off(w);
     return cudaSuccess;

@@ -444,13 +444,13 @@ static void bad_options_are_refused(void **state)
 {
     (void)state;
     const struct dip_ar_engine_options bad[] = {
-        {0, 8, 8, 8, NULL, false},
-        {257, 8, 8, 8, NULL, false},
-        {1, 0, 8, 8, NULL, false},
-        {1, 2049, 8, 8, NULL, false},
-        {1, 8, 0, 8, NULL, false},
-        {1, 8, 8, 0, NULL, false},
-        {1, 8, (1 << 14) + 1, 8, NULL, false},
+        {0, 8, 8, 8, NULL, false, 0},
+        {257, 8, 8, 8, NULL, false, 0},
+        {1, 0, 8, 8, NULL, false, 0},
+        {1, 2049, 8, 8, NULL, false, 0},
+        {1, 8, 0, 8, NULL, false, 0},
+        {1, 8, 8, 0, NULL, false, 0},
+        {1, 8, (1 << 14) + 1, 8, NULL, false, 0},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct dip_why why = {0};

@@ -58,6 +58,29 @@ struct working {
     void *memory;
 };
 
+/* The same by the call that can be recorded: every id, or none where a rank has more candidates
+ * than it may send, and none of those that there is room for. */
+static void draw_recordable(struct rank_context *c, struct working *w,
+                            const struct dip_comm_sample_args *a, int64_t room,
+                            const int32_t *expected)
+{
+    int32_t ids[ROWS_MAX];
+    int32_t notes[DIP_COMM_RANKS_MAX];
+    int ranks = c->ranks->count;
+    struct dip_comm_draw_args draw = {.ids = dip_tensor_1d(ids, DIP_I32, a->row_count),
+                                      .logits = a->logits,
+                                      .draws = a->draws,
+                                      .vocab = vocab,
+                                      .room = room,
+                                      .note = &a->note,
+                                      .notes = notes};
+    need_ok(dip_comm_draw(c->comm, c->stream, &draw, &w->scratch));
+    for (int r = 0; r < ranks; r++)
+        need(notes[r] == a->ret_notes[r]);
+    for (int64_t r = 0; r < a->row_count; r++)
+        need(ids[r] == expected[r] || (ids[r] == -1 && room < (vocab + ranks - 1) / ranks));
+}
+
 static void draw_round(struct rank_context *c, struct working *w, int round)
 {
     int ranks = c->ranks->count;
@@ -94,6 +117,8 @@ static void draw_round(struct rank_context *c, struct working *w, int round)
                                                      .logits = whole,
                                                      .draws = draws}));
     need(memcmp(ids, expected, (size_t)rows * sizeof *ids) == 0);
+    if (rows > 0)
+        draw_recordable(c, w, &a, 1 + below(&source, 90), expected);
 }
 
 static void run_rounds(struct rank_context *c)
