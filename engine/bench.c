@@ -75,6 +75,11 @@ double dip__bench_best_s(const struct dip__bench_times *times)
     return best_s;
 }
 
+bool dip__bench_is_on_gpu(const struct dip__bench *bench)
+{
+    return !dip_device_reads_host(bench->device);
+}
+
 /* ---- rows ---- */
 
 static void row_send(const struct dip__bench *bench, struct dip_bench_row *row, const char *format,
@@ -227,7 +232,7 @@ static enum dip_status options_check(const struct dip_bench_options *o, struct d
 static enum dip_status limits_measure(struct dip__bench *bench)
 {
     struct dip_bench_machine rates;
-    if (dip_bench_machine(bench->device, &rates))
+    if (dip_bench_machine(bench->device, bench->options->product_edge, &rates))
         return dip_fail(bench->why, DIP_NO_MEMORY, "no memory to measure the machine with");
     bench->machine = (struct dip_bench_limits){
         .backend = dip_device_backend(bench->device),

@@ -13,10 +13,10 @@
 #include "ops/ops.h"
 
 enum dip_bench_part {
-    DIP_BENCH_AR = 1,        /* ar.prefill, ar.decode.b1 .b4 .b16, ar.sample */
+    DIP_BENCH_AR = 1,        /* ar.prefill, ar.decode.b1 .b4 .b16 (GPU: .b64), ar.sample */
     DIP_BENCH_DIFFUSION = 2, /* dit.gemm, dit.depthwise, dit.norm, dit.step.b1 .b4 */
-    DIP_BENCH_DECODE = 4,    /* vae.conv, vae.decode, png.encode */
-    DIP_BENCH_E2E = 8,       /* e2e.<model>: prompt ids to PNG bytes */
+    DIP_BENCH_DECODE = 4,    /* vae.conv (GPU: .up), vae.decode, png.encode */
+    DIP_BENCH_E2E = 8,       /* e2e.<model>: prompt ids to PNG bytes; e2e.ar, .diffusion, .decode */
 };
 
 /* What the machine can do, measured before the first row. */
@@ -51,8 +51,10 @@ struct dip_bench_options {
     const char *directory;
     const char *shape;
     struct dip_device_options device;
-    int latent_edge; /* square latent of dit.* and vae.decode; 0 = the model's own size up to 16 */
-    int64_t row_ns;  /* time to spend on a row; a single repeat may take longer */
+    int latent_edge; /* square latent of dit.* and vae.decode; 0 = the model's own size, on a CPU up
+                        to 16 */
+    int product_edge; /* of a GPU's ceilings; 0 = 8192 */
+    int64_t row_ns;   /* time to spend on a row; a single repeat may take longer */
     /* Called as results come, in order; what they point to is valid during the call. */
     void (*on_machine)(void *context, const struct dip_bench_limits *machine);
     void (*on_row)(void *context, const struct dip_bench_row *row);

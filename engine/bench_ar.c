@@ -12,19 +12,22 @@
 #include "ops/bench.h"
 
 enum { PROMPT = 128, TOKENS = 48, SLOTS = 16 };
+/* On a GPU: a picture's tokens, so that the mean context is a picture's; steps of one sample. */
+enum { GPU_TOKENS = 729, GPU_SLOTS = 64, GPU_STEPS = 24 };
 
 struct ar_run {
     const struct dip__bench *bench;
     struct dip_ar_engine *engine;
+    int slots, tokens, steps;
     uint64_t id_next;
     uint64_t prompt_next;
 };
 
 static enum dip_status run_step(struct ar_run *run, int *ret_prefilled)
 {
-    struct dip_ar_event events[SLOTS];
+    struct dip_ar_event events[GPU_SLOTS];
     int count = 0;
-    DIP_TRY(dip_ar_engine_step(run->engine, events, SLOTS, &count));
+    DIP_TRY(dip_ar_engine_step(run->engine, events, run->slots, &count));
     for (int i = 0; i < count; i++) {
         if (events[i].kind == DIP_AR_FAILED)
             return dip_fail(run->bench->why, DIP_CORRUPT, "%s: what it computes are no numbers",
@@ -42,7 +45,7 @@ static enum dip_status run_admit(struct ar_run *run, int jobs)
     int vocab = run->bench->model->config.ar.vocab;
     for (int i = 0; i < PROMPT; i++)
         prompt[i] = (int32_t)(dip_rng_uniform(&key, (uint64_t)i) * (float)vocab * 0.999f);
-    for (uint64_t i = 1; i <= SLOTS && i <= run->id_next; i++)
+    for (uint64_t i = 1; i <= (uint64_t)run->slots && i <= run->id_next; i++)
         dip_ar_engine_cancel(run->engine, run->id_next - i);
     for (int i = 0; i < jobs; i++) {
         struct dip_ar_job job = {
@@ -52,7 +55,7 @@ static enum dip_status run_admit(struct ar_run *run, int jobs)
                        .temperature = 1,
                        .top_k = 1200,
                        .top_p = 0.95f,
-                       .token_count = TOKENS},
+                       .token_count = run->tokens},
             .prompt_ids = prompt,
             .prompt_count = PROMPT,
         };
@@ -73,10 +76,17 @@ static enum dip_status bench_prefill(struct ar_run *run)
         dip__bench_stop(&times);
         dip_assert(prefilled == 1);
     }
-    double bound_s = dip__cost_s(bench, dip__cost_ar(bench->model, PROMPT, 0, PROMPT / 2));
+    double bound_s = dip__cost_s(
+        bench, dip__cost_ar(bench->model, PROMPT, 0, PROMPT / 2, dip__cost_kv_bytes(bench)));
     dip__bench_report_time(bench, "ar.prefill", &times, bound_s, "%s, %d tokens", bench->model_name,
                            PROMPT);
     return DIP_OK;
+}
+
+/* Of the contexts that the steps of a sample see the mean; on a CPU the prompt, which is most. */
+static int run_keys(const struct ar_run *run)
+{
+    return dip__bench_is_on_gpu(run->bench) ? PROMPT + run->tokens / 2 : PROMPT;
 }
 
 static enum dip_status bench_decode(struct ar_run *run, int jobs)
@@ -86,22 +96,25 @@ static enum dip_status bench_decode(struct ar_run *run, int jobs)
     int left = 0; /* steps until the first job would be done */
     while (dip__bench_more(&times)) {
         int prefilled = 0;
-        if (left < 2 || dip_ar_engine_live(run->engine) < jobs) {
+        if (left <= run->steps || dip_ar_engine_live(run->engine) < jobs) {
             DIP_TRY(run_admit(run, jobs));
             while (prefilled < jobs)
                 DIP_TRY(run_step(run, &prefilled));
-            left = TOKENS;
+            left = run->tokens;
         }
         dip__bench_start(&times);
-        DIP_TRY(run_step(run, &prefilled));
+        for (int i = 0; i < run->steps; i++)
+            DIP_TRY(run_step(run, &prefilled));
         dip__bench_stop(&times);
-        left--;
+        times.ns[times.count - 1] /= run->steps;
+        left -= run->steps;
     }
     char name[32];
     snprintf(name, sizeof name, "ar.decode.b%d", jobs);
-    double bound_s = dip__cost_s(bench, dip__cost_ar(bench->model, jobs, jobs, PROMPT));
-    dip__bench_report_time(bench, name, &times, bound_s, "%s, %d sequences, a step",
-                           bench->model_name, jobs);
+    double bound_s = dip__cost_s(
+        bench, dip__cost_ar(bench->model, jobs, jobs, run_keys(run), dip__cost_kv_bytes(bench)));
+    dip__bench_report_time(bench, name, &times, bound_s, "%s, %d sequences, %d keys each, a step",
+                           bench->model_name, jobs, run_keys(run));
     return DIP_OK;
 }
 
@@ -123,7 +136,8 @@ static enum dip_status engine_rows(struct ar_run *run)
     DIP_TRY(bench_prefill(run));
     DIP_TRY(bench_decode(run, 1));
     DIP_TRY(bench_decode(run, 4));
-    return bench_decode(run, SLOTS);
+    DIP_TRY(bench_decode(run, SLOTS));
+    return run->slots > SLOTS ? bench_decode(run, run->slots) : DIP_OK;
 }
 
 enum dip_status dip__bench_ar(struct dip__bench *bench)
@@ -131,11 +145,15 @@ enum dip_status dip__bench_ar(struct dip__bench *bench)
     if (!bench->model->ar)
         return dip_fail(bench->why, DIP_INVALID, "%s has no autoregressive panel",
                         bench->model_name);
-    struct dip_ar_engine_options options = {.slot_count = SLOTS,
+    bool is_on_gpu = dip__bench_is_on_gpu(bench);
+    struct ar_run run = {.bench = bench,
+                         .slots = is_on_gpu ? GPU_SLOTS : SLOTS,
+                         .tokens = is_on_gpu ? GPU_TOKENS : TOKENS,
+                         .steps = is_on_gpu ? GPU_STEPS : 1};
+    struct dip_ar_engine_options options = {.slot_count = run.slots,
                                             .prompt_tokens_max = PROMPT,
-                                            .image_tokens_max = TOKENS,
+                                            .image_tokens_max = run.tokens,
                                             .prefill_rows_max = PROMPT};
-    struct ar_run run = {.bench = bench};
     DIP_TRY(dip_ar_engine_new(bench->model, bench->device, &options, bench->why, &run.engine));
     enum dip_status status = engine_rows(&run);
     dip_ar_engine_free(run.engine);

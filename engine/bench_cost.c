@@ -30,7 +30,13 @@ static void weights_sum(const struct dip_model *model, const char *prefix, doubl
     }
 }
 
-struct dip__cost dip__cost_ar(const struct dip_model *model, int rows, int draws, int keys)
+double dip__cost_kv_bytes(const struct dip__bench *bench)
+{
+    return (double)dip_dtype_bytes(dip_device_activation(bench->device));
+}
+
+struct dip__cost dip__cost_ar(const struct dip_model *model, int rows, int draws, int keys,
+                              double kv_bytes)
 {
     const struct dip_ar_config *c = &model->config.ar;
     double layer_bytes = 0;
@@ -43,7 +49,7 @@ struct dip__cost dip__cost_ar(const struct dip_model *model, int rows, int draws
     double kv_width = (double)c->kv_heads * c->head_dim;
     double q_width = (double)c->heads * c->head_dim;
     double pairs = (double)rows * keys * c->layers; /* of a row and a key */
-    struct dip__cost cost = {.bytes = layer_bytes + pairs * 2 * kv_width * sizeof(float),
+    struct dip__cost cost = {.bytes = layer_bytes + pairs * 2 * kv_width * kv_bytes,
                              .flops = 2 * layer_elements * rows + pairs * 4 * q_width};
     if (draws > 0) {
         cost.bytes += head_bytes;

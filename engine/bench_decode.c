@@ -12,28 +12,46 @@ enum { EDGE_DEFAULT = 8, CONV_EDGE = 64, PNG_EDGE = 1024 };
 
 /* ---- decoder ---- */
 
-/* The convolution of the widest residual blocks. */
+static enum dip_status time_conv(struct dip__bench *bench, const char *name,
+                                 const struct dip_bench_conv *shape)
+{
+    struct dip_bench_result result;
+    DIP_TRY(dip_bench_conv(bench->device, shape, &result));
+    struct dip__bench_times times = dip__bench_times_best(result.seconds);
+    struct dip__bench_rate rate = {"GFLOP/s", 1e9, result.flops, bench->machine.fma_flops_s};
+    dip__bench_report_rate(
+        bench, name, &times, &rate, "3x3%s, %lld x %lld x %lld to %lld; bound: %s",
+        shape->has_act ? " + bias + SiLU" : "", (long long)shape->height, (long long)shape->width,
+        (long long)shape->in_channels, (long long)shape->out_channels,
+        dip__bench_is_on_gpu(bench) ? "the largest product" : "multiply-adds in registers");
+    return DIP_OK;
+}
+
+/* The convolution of the widest residual blocks; on a GPU at the size it has in a picture, with its
+ * epilogue, and the last enlarging one beside it. */
 static enum dip_status bench_conv(struct dip__bench *bench)
 {
     const struct dip_vae_config *c = &bench->model->config.vae;
-    int channels = 0;
+    const struct dip_generation_config *g = &bench->model->config.generation;
+    bool is_on_gpu = dip__bench_is_on_gpu(bench);
+    int widest = -1;
     for (int stage = 0; stage < c->stages; stage++)
-        if (c->block[stage] == DIP_VAE_RES && c->channels[stage] > channels)
-            channels = c->channels[stage];
-    if (channels == 0)
+        if (c->block[stage] == DIP_VAE_RES &&
+            (widest < 0 || c->channels[stage] > c->channels[widest]))
+            widest = stage;
+    if (widest < 0)
         return DIP_OK;
-    struct dip_bench_conv shape = {CONV_EDGE, CONV_EDGE, channels, channels, 1};
-    struct dip_bench_result result;
-    enum dip_status status = dip_bench_conv(bench->device, &shape, &result);
-    if (status == DIP_UNSUPPORTED) /* kernels there are packed with the model's weights */
+    int64_t edge = CONV_EDGE;
+    if (is_on_gpu)
+        edge = (int64_t)g->latent_height << (c->stages - 1 - widest);
+    struct dip_bench_conv shape = {edge, edge,     c->channels[widest], c->channels[widest],
+                                   1,    is_on_gpu};
+    DIP_TRY(time_conv(bench, "vae.conv", &shape));
+    if (!is_on_gpu || c->stages < 2 || c->is_pixel_shuffle)
         return DIP_OK;
-    DIP_TRY(status);
-    struct dip__bench_times times = dip__bench_times_best(result.seconds);
-    struct dip__bench_rate rate = {"GFLOP/s", 1e9, result.flops, bench->machine.fma_flops_s};
-    dip__bench_report_rate(bench, "vae.conv", &times, &rate,
-                           "3x3, %d x %d x %d; bound: multiply-adds in registers", CONV_EDGE,
-                           CONV_EDGE, channels);
-    return DIP_OK;
+    edge = (int64_t)g->latent_height << (c->stages - 2);
+    shape = (struct dip_bench_conv){edge, edge, c->channels[1], c->channels[0], 2, false};
+    return time_conv(bench, "vae.conv.up", &shape);
 }
 
 static enum dip_status time_vae(struct dip__bench *bench, struct dip_arena *arena, int edge)
@@ -50,6 +68,11 @@ static enum dip_status time_vae(struct dip__bench *bench, struct dip_arena *aren
     struct dip_tensor image = dip__place_rows(arena, side * side, 3);
     struct dip__bench_times times = dip__bench_times(bench);
     size_t mark = dip_arena_mark(arena);
+    if (dip_plans_begin(bench->stream)) { /* as an engine does at its start */
+        DIP_TRY(dip_vae_decode(m->vae, bench->stream, image, latent, arena));
+        DIP_TRY(dip_wait(bench->stream));
+        dip_plans_end(bench->stream);
+    }
     while (dip__bench_more(&times)) {
         dip_arena_reset(arena, mark);
         dip__bench_start(&times);
@@ -69,7 +92,7 @@ static enum dip_status bench_vae(struct dip__bench *bench)
     const struct dip_model *m = bench->model;
     const struct dip_generation_config *g = &m->config.generation;
     int edge = g->latent_height < g->latent_width ? g->latent_height : g->latent_width;
-    edge = edge < EDGE_DEFAULT ? edge : EDGE_DEFAULT;
+    edge = edge < EDGE_DEFAULT || dip__bench_is_on_gpu(bench) ? edge : EDGE_DEFAULT;
     edge = bench->options->latent_edge ? bench->options->latent_edge : edge;
     int64_t side = (int64_t)edge * m->config.vae.factor;
     size_t bytes = dip__rows_bytes((int64_t)edge * edge, m->config.vae.latent_channels) +

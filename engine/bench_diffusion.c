@@ -17,7 +17,7 @@ static int latent_edge(const struct dip__bench *bench)
 {
     const struct dip_generation_config *g = &bench->model->config.generation;
     int edge = g->latent_height < g->latent_width ? g->latent_height : g->latent_width;
-    if (edge > EDGE_DEFAULT)
+    if (edge > EDGE_DEFAULT && !dip__bench_is_on_gpu(bench))
         edge = EDGE_DEFAULT;
     edge = bench->options->latent_edge ? bench->options->latent_edge : edge;
     int patch = bench->model->config.dit.patch;
@@ -27,14 +27,16 @@ static int latent_edge(const struct dip__bench *bench)
 static enum dip_status bench_gemm(struct dip__bench *bench)
 {
     const struct dip_dit_config *c = &bench->model->config.dit;
-    struct dip_bench_linear shape = {GEMM_ROWS, 2 * (int64_t)c->ffn, c->width, DIP_F32, 0};
+    struct dip_bench_linear shape = {GEMM_ROWS, 2 * (int64_t)c->ffn, c->width,
+                                     dip_device_activation(bench->device), 0};
     struct dip_bench_result result;
     DIP_TRY(dip_bench_linear(bench->device, &shape, &result));
     struct dip__bench_times times = dip__bench_times_best(result.seconds);
     struct dip__bench_rate rate = {"GFLOP/s", 1e9, result.flops, bench->machine.fma_flops_s};
-    dip__bench_report_rate(bench, "dit.gemm", &times, &rate,
-                           "[%d, %d] x [%d, %d]^T, f32; bound: multiply-adds in registers",
-                           GEMM_ROWS, c->width, 2 * c->ffn, c->width);
+    dip__bench_report_rate(bench, "dit.gemm", &times, &rate, "[%d, %d] x [%d, %d]^T, %s; bound: %s",
+                           GEMM_ROWS, c->width, 2 * c->ffn, c->width, dip_dtype_name(shape.dtype),
+                           dip__bench_is_on_gpu(bench) ? "the largest product"
+                                                       : "multiply-adds in registers");
     return DIP_OK;
 }
 

@@ -35,6 +35,10 @@ double dip__bench_best_s(const struct dip__bench_times *times);
 /* One result of ops/bench.h, which keeps the best only. */
 struct dip__bench_times dip__bench_times_best(double seconds);
 
+/* Whether the device is one that is fed: then sizes are the published ones, and a step is the mean
+ * of several, because the host runs ahead of it. */
+bool dip__bench_is_on_gpu(const struct dip__bench *bench);
+
 /* A row in ms against a bound in seconds; a row as a rate: work per second over scale. */
 void dip__bench_report_time(const struct dip__bench *bench, const char *name,
                             const struct dip__bench_times *times, double bound_s,
@@ -78,8 +82,11 @@ struct dip__cost {
 /* Seconds at the machine's measured limits: memory and arithmetic may overlap. */
 double dip__cost_s(const struct dip__bench *bench, struct dip__cost cost);
 
-/* rows through the layers, draws of them through the head; `keys` cached positions per row. */
-struct dip__cost dip__cost_ar(const struct dip_model *model, int rows, int draws, int keys);
+/* rows through the layers, draws of them through the head; `keys` cached positions per row, with
+ * elements of `kv_bytes`. */
+struct dip__cost dip__cost_ar(const struct dip_model *model, int rows, int draws, int keys,
+                              double kv_bytes);
+double dip__cost_kv_bytes(const struct dip__bench *bench);
 struct dip__cost dip__cost_context(const struct dip_model *model, int rows);
 struct dip__cost dip__cost_dit_step(const struct dip_model *model, int batch, int height, int width,
                                     int context_rows);

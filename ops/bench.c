@@ -1,12 +1,13 @@
 /* ops/bench.c - timing operations; see ops/bench.h for the method. */
 #include "ops/bench.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "ops/cpu.h"
 
-enum { CALLS_MIN = 8, CALLS_MAX = 20000 };
+enum { CALLS_MIN = 8, CALLS_MAX = 20000, CALLS_TOGETHER = 8 };
 static const double RESULT_SECONDS = 0.5; /* spent on one result, when that is more calls */
 enum { BLOCK_ELEMENTS = 1 << 16 };
 static const size_t SPREAD_BYTES = (size_t)192 << 20; /* more than the last-level cache */
@@ -19,21 +20,25 @@ struct work {
     void *context;
 };
 
-/* The best call, after two that only warm up. */
+/* The best call, after two that only warm up; of a GPU the best mean of some between two waits, so
+ * that neither the wait nor the first launch is in it. */
 static enum dip_status measure(struct dip_stream *s, const struct work *work, double *ret_seconds)
 {
     int64_t best_ns = INT64_MAX;
     int64_t spent_ns = 0;
     DIP_TRY(work->call(s, work->context, 0));
     DIP_TRY(work->call(s, work->context, 1));
-    for (int64_t i = 2; i < CALLS_MAX; i++) {
+    DIP_TRY(dip_wait(s));
+    int together = dip_device_reads_host(dip_stream_device(s)) ? 1 : CALLS_TOGETHER;
+    for (int64_t i = 2; i < CALLS_MAX; i += together) {
         if (i >= CALLS_MIN && (double)spent_ns > RESULT_SECONDS * 1e9)
             break;
         int64_t start_ns = dip_clock_now_ns();
-        DIP_TRY(work->call(s, work->context, i));
+        for (int k = 0; k < together; k++)
+            DIP_TRY(work->call(s, work->context, i + k));
         DIP_TRY(dip_wait(s));
-        int64_t call_ns = dip_clock_now_ns() - start_ns;
-        spent_ns += call_ns;
+        int64_t call_ns = (dip_clock_now_ns() - start_ns) / together;
+        spent_ns += together * call_ns;
         if (call_ns < best_ns)
             best_ns = call_ns;
     }
@@ -122,6 +127,12 @@ static struct dip_tensor random_rows(struct bench *b, enum dip_dtype dtype, int6
     return dip_rows(data, dtype, rows, columns);
 }
 
+/* Rows that a network keeps between its operations. */
+static struct dip_tensor random_kept(struct bench *b, int64_t rows, int64_t columns)
+{
+    return random_rows(b, dip_device_activation(b->device), rows, columns);
+}
+
 static struct dip_tensor random_f32(struct bench *b, int64_t rows, int64_t columns)
 {
     return random_rows(b, DIP_F32, rows, columns);
@@ -130,6 +141,11 @@ static struct dip_tensor random_f32(struct bench *b, int64_t rows, int64_t colum
 static size_t f32_bytes(int64_t count)
 {
     return padded((size_t)count * sizeof(float));
+}
+
+static double kept_size(const struct bench *b)
+{
+    return (double)dip_dtype_bytes(dip_device_activation(b->device));
 }
 
 /* ---- ceilings ---- */
@@ -178,8 +194,7 @@ static enum dip_status multiply(struct dip_stream *s, void *context, int64_t tur
 
 /* ---- ceilings of a device with memory of its own ---- */
 
-enum { LAUNCHES = 1000, PRODUCT_EDGE = 8192 };
-static const int64_t COPIED_BYTES = (int64_t)1 << 30; /* in a third of the reservation each */
+enum { LAUNCHES = 1000, PRODUCT_EDGE = 8192, COPIED_BYTES_OF_EDGE = 16 /* 1 GB */ };
 
 struct accelerator {
     struct dip_tensor from, to;        /* U8 */
@@ -197,9 +212,10 @@ static enum dip_status product(struct dip_stream *s, void *context, int64_t turn
 {
     const struct accelerator *a = context;
     (void)turn;
-    return dip_linear(
-        s, &(struct dip_linear_args){
-               .out = a->out, .in = a->in, .weight = a->weight, .rows_per_item = PRODUCT_EDGE});
+    return dip_linear(s, &(struct dip_linear_args){.out = a->out,
+                                                   .in = a->in,
+                                                   .weight = a->weight,
+                                                   .rows_per_item = dip_tensor_rows(a->in)});
 }
 
 static enum dip_status launches(struct dip_stream *s, void *context, int64_t turn)
@@ -212,24 +228,25 @@ static enum dip_status launches(struct dip_stream *s, void *context, int64_t tur
     return DIP_OK;
 }
 
-/* Copies of 1 GB, products of 8192 cubed in bf16, and the smallest kernel a thousand times. */
-static enum dip_status measure_accelerator(struct dip_device *device,
+/* Copies, products of matrices of edge n in its own dtype, and the smallest kernel a thousand
+ * times. */
+static enum dip_status measure_accelerator(struct dip_device *device, int64_t n,
                                            struct dip_bench_machine *ret_machine)
 {
     struct bench b;
     struct accelerator a;
-    int64_t n = PRODUCT_EDGE;
+    int64_t copied = COPIED_BYTES_OF_EDGE * n * n; /* in a third of the reservation each */
     double copy = 0.0;
     double multiply_s = 0.0;
     double launch = 0.0;
     enum dip_dtype dtype = dip_device_activation(device);
-    enum dip_status status = bench_open(device, (size_t)(3 * COPIED_BYTES), &b);
+    enum dip_status status = bench_open(device, (size_t)(3 * copied), &b);
     if (!status) {
         a.in = random_rows(&b, dtype, n, n);
         a.weight = random_rows(&b, dtype, n, n);
         a.out = random_rows(&b, dtype, n, n);
-        a.from = dip_tensor_1d((char *)b.mem.base + COPIED_BYTES, DIP_U8, COPIED_BYTES);
-        a.to = dip_tensor_1d((char *)b.mem.base + 2 * COPIED_BYTES, DIP_U8, COPIED_BYTES);
+        a.from = dip_tensor_1d((char *)b.mem.base + copied, DIP_U8, copied);
+        a.to = dip_tensor_1d((char *)b.mem.base + 2 * copied, DIP_U8, copied);
         status = measure(b.stream, &(struct work){copy_all, &a}, &copy);
     }
     if (!status)
@@ -237,20 +254,21 @@ static enum dip_status measure_accelerator(struct dip_device *device,
     if (!status)
         status = measure(b.stream, &(struct work){launches, &a}, &launch);
     if (!status)
-        *ret_machine = (struct dip_bench_machine){
-            .threads = 1,
-            .read_bytes_per_s = 2.0 * (double)COPIED_BYTES / copy,
-            .copy_bytes_per_s = 2.0 * (double)COPIED_BYTES / copy,
-            .flops_per_s = 2.0 * (double)n * (double)n * (double)n / multiply_s,
-            .launch_s = launch / LAUNCHES};
+        *ret_machine = (struct dip_bench_machine){.threads = 1,
+                                                  .read_bytes_per_s = 2.0 * (double)copied / copy,
+                                                  .copy_bytes_per_s = 2.0 * (double)copied / copy,
+                                                  .flops_per_s = 2.0 * (double)n * (double)n *
+                                                                 (double)n / multiply_s,
+                                                  .launch_s = launch / LAUNCHES};
     bench_close(&b);
     return status;
 }
 
-enum dip_status dip_bench_machine(struct dip_device *device, struct dip_bench_machine *ret_machine)
+enum dip_status dip_bench_machine(struct dip_device *device, int64_t product_edge,
+                                  struct dip_bench_machine *ret_machine)
 {
     if (!dip_device_reads_host(device))
-        return measure_accelerator(device, ret_machine);
+        return measure_accelerator(device, product_edge ? product_edge : PRODUCT_EDGE, ret_machine);
     struct bench b;
     struct ceiling c = {0};
     double read = 0.0;
@@ -311,9 +329,9 @@ static struct moving moving_rows(struct bench *b, enum dip_dtype dtype, int64_t 
     return m;
 }
 
-static struct moving moving_f32(struct bench *b, int64_t copies, int64_t rows, int64_t columns)
+static struct moving moving_kept(struct bench *b, int64_t copies, int64_t rows, int64_t columns)
 {
-    return moving_rows(b, DIP_F32, copies, rows, columns);
+    return moving_rows(b, dip_device_activation(b->device), copies, rows, columns);
 }
 
 struct linear {
@@ -356,7 +374,7 @@ enum dip_status dip_bench_linear(struct dip_device *device, const struct dip_ben
     *ret_result = (struct dip_bench_result){
         .seconds = seconds,
         .bytes = (double)(shape->outs * shape->ins) * (double)dip_dtype_bytes(shape->dtype) +
-                 4.0 * (double)(shape->rows * (shape->ins + shape->outs)),
+                 kept_size(&b) * (double)(shape->rows * (shape->ins + shape->outs)),
         .flops = flops};
 out:
     bench_close(&b);
@@ -398,19 +416,20 @@ enum dip_status dip_bench_depthwise(struct dip_device *device,
                                      shape->channels, 1, shape->edge, shape->edge),
                  .bias = &bias,
                  .is_gated = shape->is_gated},
-        .in = moving_f32(&b, copies, pixels, shape->channels),
-        .out = moving_f32(&b, copies, pixels, outs)};
+        .in = moving_kept(&b, copies, pixels, shape->channels),
+        .out = moving_kept(&b, copies, pixels, outs)};
+    enum dip_dtype kept = dip_device_activation(device);
     d.args.in =
-        dip_image(d.in.data, DIP_F32, shape->batch, shape->height, shape->width, shape->channels);
-    d.args.out = dip_image(d.out.data, DIP_F32, shape->batch, shape->height, shape->width, outs);
+        dip_image(d.in.data, kept, shape->batch, shape->height, shape->width, shape->channels);
+    d.args.out = dip_image(d.out.data, kept, shape->batch, shape->height, shape->width, outs);
     double seconds = 0.0;
     status = measure(b.stream, &(struct work){call_depthwise, &d}, &seconds);
     if (status)
         goto out;
-    *ret_result =
-        (struct dip_bench_result){.seconds = seconds,
-                                  .bytes = 4.0 * (double)(pixels * (shape->channels + outs)),
-                                  .flops = 2.0 * (double)(pixels * shape->channels * taps)};
+    *ret_result = (struct dip_bench_result){
+        .seconds = seconds,
+        .bytes = kept_size(&b) * (double)(pixels * (shape->channels + outs)),
+        .flops = 2.0 * (double)(pixels * shape->channels * taps)};
 out:
     bench_close(&b);
     return status;
@@ -440,11 +459,14 @@ enum dip_status dip_bench_norm(struct dip_device *device, enum dip_bench_norm ki
         device, 2 * (size_t)copies * f32_bytes(rows * columns) + 2 * f32_bytes(columns), &b);
     if (status)
         goto out;
-    struct norm n = {.in = moving_f32(&b, copies, rows, columns),
-                     .out = moving_f32(&b, copies, rows, columns),
-                     .is_rms = kind == DIP_BENCH_NORM_RMS};
-    struct dip_tensor in = dip_rows(n.in.data, DIP_F32, rows, columns);
-    struct dip_tensor out = dip_rows(n.out.data, DIP_F32, rows, columns);
+    bool is_rms = kind == DIP_BENCH_NORM_RMS;
+    enum dip_dtype kept = dip_device_activation(device);
+    enum dip_dtype from = is_rms ? kept : DIP_F32; /* of a layer's norm the residual stream */
+    struct norm n = {.in = moving_rows(&b, from, copies, rows, columns),
+                     .out = moving_kept(&b, copies, rows, columns),
+                     .is_rms = is_rms};
+    struct dip_tensor in = dip_rows(n.in.data, from, rows, columns);
+    struct dip_tensor out = dip_rows(n.out.data, kept, rows, columns);
     struct dip_tensor weight = random_f32(&b, 1, columns);
     struct dip_tensor shift = random_f32(&b, 1, columns);
     n.rms = (struct dip_norm_rms_args){.out = out, .in = in, .weight = weight, .eps = 1e-6f};
@@ -454,9 +476,10 @@ enum dip_status dip_bench_norm(struct dip_device *device, enum dip_bench_norm ki
     status = measure(b.stream, &(struct work){call_norm, &n}, &seconds);
     if (status)
         goto out;
-    *ret_result = (struct dip_bench_result){.seconds = seconds,
-                                            .bytes = 8.0 * (double)(rows * columns),
-                                            .flops = 6.0 * (double)(rows * columns)};
+    *ret_result = (struct dip_bench_result){
+        .seconds = seconds,
+        .bytes = (kept_size(&b) + (double)dip_dtype_bytes(from)) * (double)(rows * columns),
+        .flops = 6.0 * (double)(rows * columns)};
 out:
     bench_close(&b);
     return status;
@@ -468,41 +491,74 @@ static enum dip_status call_conv(struct dip_stream *s, void *context, int64_t tu
     return dip_conv(s, context);
 }
 
+/* As a device reads it: where that is not the host's memory, packed and planned for. */
+static enum dip_status conv_prepare(struct bench *b, const struct dip_bench_conv *shape,
+                                    struct dip_conv_args *a)
+{
+    size_t count = (size_t)(shape->out_channels * shape->in_channels * 9);
+    if (dip_device_reads_host(b->device)) {
+        a->weight.data = random_f32(b, 1, (int64_t)count).data;
+        return DIP_OK;
+    }
+    enum dip_weight_use use = shape->upsample == 2 ? DIP_WEIGHT_CONV_UPSAMPLED : DIP_WEIGHT_CONV;
+    float *host = malloc(count * sizeof *host);
+    if (!host)
+        return DIP_NO_MEMORY;
+    fill_random(b, DIP_F32, host, count);
+    a->weight.data = host;
+    void *at = carve(b, dip_weight_bytes(b->device, a->weight, use));
+    enum dip_status status = dip_weight_place(b->stream, use, at, &a->weight);
+    if (!status)
+        status = dip_wait(b->stream);
+    free(host);
+    bool is_planned = !status && dip_plans_begin(b->stream);
+    if (is_planned) {
+        status = dip_conv(b->stream, a);
+        dip_plans_end(b->stream);
+    }
+    return status;
+}
+
 enum dip_status dip_bench_conv(struct dip_device *device, const struct dip_bench_conv *shape,
                                struct dip_bench_result *ret_result)
 {
-    if (!dip_device_reads_host(device))
-        return DIP_UNSUPPORTED;
     struct bench b;
+    enum dip_dtype kept = dip_device_activation(device);
     int64_t in_pixels = shape->height * shape->width;
     int64_t out_pixels = in_pixels * shape->upsample * shape->upsample;
     int64_t weights = shape->out_channels * shape->in_channels * 9;
-    enum dip_status status =
-        bench_open(device,
-                   f32_bytes(in_pixels * shape->in_channels) +
-                       f32_bytes(out_pixels * shape->out_channels) + f32_bytes(weights),
-                   &b);
+    /* Enlarging takes four taps for nine where weights are packed for it. */
+    double taps = shape->upsample == 2 && !dip_device_reads_host(device) ? 4.0 / 9.0 : 1.0;
+    enum dip_status status = bench_open(device,
+                                        f32_bytes(in_pixels * shape->in_channels) +
+                                            f32_bytes(out_pixels * shape->out_channels) +
+                                            2 * f32_bytes(weights) + f32_bytes(shape->out_channels),
+                                        &b);
     if (status)
         goto out;
+    struct dip_tensor bias = random_kept(&b, 1, shape->out_channels);
     struct dip_conv_args a = {
-        .in = dip_image(random_f32(&b, in_pixels, shape->in_channels).data, DIP_F32, 1,
-                        shape->height, shape->width, shape->in_channels),
-        .out = dip_image(random_f32(&b, out_pixels, shape->out_channels).data, DIP_F32, 1,
+        .in = dip_image(random_kept(&b, in_pixels, shape->in_channels).data, kept, 1, shape->height,
+                        shape->width, shape->in_channels),
+        .out = dip_image(random_kept(&b, out_pixels, shape->out_channels).data, kept, 1,
                          shape->height * shape->upsample, shape->width * shape->upsample,
                          shape->out_channels),
-        .weight = dip_image(random_f32(&b, shape->out_channels, shape->in_channels * 9).data,
-                            DIP_F32, shape->out_channels, shape->in_channels, 3, 3),
+        .weight = dip_image(NULL, DIP_F32, shape->out_channels, shape->in_channels, 3, 3),
+        .bias = shape->has_act ? &bias : NULL,
+        .act = shape->has_act ? DIP_ACT_SILU : DIP_ACT_NONE,
         .upsample = shape->upsample,
         .stride = 1};
+    status = conv_prepare(&b, shape, &a);
     double seconds = 0.0;
-    status = measure(b.stream, &(struct work){call_conv, &a}, &seconds);
+    if (!status)
+        status = measure(b.stream, &(struct work){call_conv, &a}, &seconds);
     if (status)
         goto out;
     *ret_result = (struct dip_bench_result){
         .seconds = seconds,
-        .bytes = 4.0 * (double)(in_pixels * shape->in_channels + out_pixels * shape->out_channels +
-                                weights),
-        .flops = 2.0 * (double)out_pixels * (double)weights};
+        .bytes = kept_size(&b) * (double)(in_pixels * shape->in_channels +
+                                          out_pixels * shape->out_channels + weights),
+        .flops = 2.0 * (double)out_pixels * (double)weights * taps};
 out:
     bench_close(&b);
     return status;
@@ -515,11 +571,18 @@ static enum dip_status call_sample(struct dip_stream *s, void *context, int64_t 
 }
 
 /* Logits of a broad distribution: sums of uniforms, standard deviation about 2. */
-static void spread_logits(struct bench *b, struct dip_tensor logits)
+static enum dip_status spread_logits(struct bench *b, struct dip_tensor logits)
 {
-    float *values = logits.data;
-    for (int64_t i = 0; i < dip_tensor_count(logits); i++)
+    int64_t count = dip_tensor_count(logits);
+    float *values = malloc((size_t)count * sizeof *values);
+    if (!values)
+        return DIP_NO_MEMORY;
+    for (int64_t i = 0; i < count; i++)
         values[i] = 4.0f * (next_value(b) + next_value(b) + next_value(b));
+    put(b, logits.data, values, (size_t)count * sizeof *values);
+    enum dip_status status = dip_wait(b->stream);
+    free(values);
+    return status;
 }
 
 enum dip_status dip_bench_sample(struct dip_device *device, int64_t rows, int64_t vocab,
@@ -527,10 +590,10 @@ enum dip_status dip_bench_sample(struct dip_device *device, int64_t rows, int64_
 {
     struct bench b;
     struct dip_draw draws[DIP_SLOTS_MAX];
-    int32_t ids[DIP_SLOTS_MAX];
     if (rows > DIP_SLOTS_MAX)
         return DIP_LIMIT;
-    enum dip_status status = bench_open(device, f32_bytes(rows * vocab), &b);
+    enum dip_status status =
+        bench_open(device, f32_bytes(rows * vocab) + padded((size_t)rows * sizeof(int32_t)), &b);
     if (status)
         goto out;
     for (int64_t r = 0; r < rows; r++)
@@ -538,12 +601,14 @@ enum dip_status dip_bench_sample(struct dip_device *device, int64_t rows, int64_
                                      .top_k = vocab < 1200 ? (int32_t)vocab : 1200,
                                      .top_p = 0.95f,
                                      .uniform = ((float)r + 0.5f) / (float)rows};
-    struct dip_sample_args a = {.ids = dip_tensor_1d(ids, DIP_I32, rows),
-                                .logits = random_f32(&b, rows, vocab),
-                                .draws = draws};
-    spread_logits(&b, a.logits);
+    struct dip_sample_args a = {
+        .logits = dip_rows(carve(&b, (size_t)(rows * vocab) * sizeof(float)), DIP_F32, rows, vocab),
+        .ids = dip_tensor_1d(carve(&b, (size_t)rows * sizeof(int32_t)), DIP_I32, rows),
+        .draws = draws};
+    status = spread_logits(&b, a.logits);
     double seconds = 0.0;
-    status = measure(b.stream, &(struct work){call_sample, &a}, &seconds);
+    if (!status)
+        status = measure(b.stream, &(struct work){call_sample, &a}, &seconds);
     if (status)
         goto out;
     *ret_result =
@@ -582,17 +647,18 @@ enum dip_status dip_bench_attend(struct dip_device *device, const struct dip_ben
         &b);
     if (status)
         goto out;
-    struct attend a = {.k = moving_f32(&b, copies, shape->rows * shape->keys, kv_columns),
-                       .v = moving_f32(&b, copies, shape->rows * shape->keys, kv_columns)};
-    struct dip_tensor cache = dip_rows(a.k.data, DIP_F32, shape->rows * shape->keys, kv_columns);
+    struct attend a = {.k = moving_kept(&b, copies, shape->rows * shape->keys, kv_columns),
+                       .v = moving_kept(&b, copies, shape->rows * shape->keys, kv_columns)};
+    struct dip_tensor cache =
+        dip_rows(a.k.data, dip_device_activation(device), shape->rows * shape->keys, kv_columns);
     cache.rank = 3;
     cache.dims[0] = shape->rows;
     cache.dims[1] = shape->keys;
     cache.dims[2] = kv_columns;
     for (int64_t r = 0; r < shape->rows; r++)
         at[r] = (struct dip_row){.slot = (int32_t)r, .position = (int32_t)(shape->keys - 1)};
-    a.args = (struct dip_attend_args){.out = random_f32(&b, shape->rows, q_columns),
-                                      .q = random_f32(&b, shape->rows, q_columns),
+    a.args = (struct dip_attend_args){.out = random_kept(&b, shape->rows, q_columns),
+                                      .q = random_kept(&b, shape->rows, q_columns),
                                       .kv = {.k = cache, .v = cache},
                                       .rows = at,
                                       .heads = shape->heads,
@@ -603,7 +669,7 @@ enum dip_status dip_bench_attend(struct dip_device *device, const struct dip_ben
     if (status)
         goto out;
     *ret_result = (struct dip_bench_result){.seconds = seconds,
-                                            .bytes = 8.0 * (double)kv_count,
+                                            .bytes = 2 * kept_size(&b) * (double)kv_count,
                                             .flops = 4.0 * (double)(shape->rows * shape->keys) *
                                                      (double)q_columns};
 out:
@@ -634,10 +700,10 @@ enum dip_status dip_bench_cross(struct dip_device *device, const struct dip_benc
         device, 2 * f32_bytes(shape->rows * columns) + 2 * f32_bytes(keys * columns), &b);
     if (status)
         goto out;
-    struct dip_tensor out = random_f32(&b, shape->rows, columns);
-    struct dip_tensor q = random_f32(&b, shape->rows, columns);
-    struct dip_tensor k = random_f32(&b, keys, columns);
-    struct dip_tensor v = random_f32(&b, keys, columns);
+    struct dip_tensor out = random_kept(&b, shape->rows, columns);
+    struct dip_tensor q = random_kept(&b, shape->rows, columns);
+    struct dip_tensor k = random_kept(&b, keys, columns);
+    struct dip_tensor v = random_kept(&b, keys, columns);
     struct dip_attend_cross_args cross = {
         .out = out, .q = q, .k = k, .v = v, .heads = shape->heads, .head_dim = shape->head_dim};
     struct dip_attend_linear_args relu = {.out = out,
@@ -656,7 +722,8 @@ enum dip_status dip_bench_cross(struct dip_device *device, const struct dip_benc
         goto out;
     double width = is_linear ? shape->head_dim : (double)keys;
     *ret_result = (struct dip_bench_result){.seconds = seconds,
-                                            .bytes = 8.0 * (double)((shape->rows + keys) * columns),
+                                            .bytes = 2 * kept_size(&b) *
+                                                     (double)((shape->rows + keys) * columns),
                                             .flops = 4.0 * (double)(shape->rows * columns) * width};
 out:
     bench_close(&b);

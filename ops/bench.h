@@ -2,7 +2,9 @@
  *
  * Times are the best of several repeats, because other work on the machine only ever adds; inputs
  * are random and never zero; weights are spread over more memory than any cache holds, so that
- * every repeat reads them from memory as a real step does. Thread: the owner of the device. */
+ * every repeat reads them from memory as a real step does. A device with memory of its own is timed
+ * over several calls between two waits, in the dtype of its activations. Thread: the owner of the
+ * device. */
 #pragma once
 
 #include "ops/ops.h"
@@ -17,8 +19,9 @@ struct dip_bench_machine {
     double launch_s;         /* of a GPU: from one tiny kernel to the next */
 };
 
-/* Takes about a second and 512 MB. Errors: NO_MEMORY. */
-DIP_MUST_USE enum dip_status dip_bench_machine(struct dip_device *device,
+/* Takes about a second and 512 MB; on a GPU 3 GB for copies of 1 GB and products of edge 8192, or
+ * less of both with a smaller product_edge (0 = 8192). Errors: NO_MEMORY. */
+DIP_MUST_USE enum dip_status dip_bench_machine(struct dip_device *device, int64_t product_edge,
                                                struct dip_bench_machine *ret_machine);
 
 /* One timed operation: the best time, and the least it has to move and compute. */
@@ -56,6 +59,7 @@ DIP_MUST_USE enum dip_status dip_bench_norm(struct dip_device *device, enum dip_
 struct dip_bench_conv {
     int64_t height, width, in_channels, out_channels; /* of the input */
     int upsample;
+    bool has_act; /* SiLU */
 };
 DIP_MUST_USE enum dip_status dip_bench_conv(struct dip_device *device,
                                             const struct dip_bench_conv *shape,

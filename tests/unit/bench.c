@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "engine/bench_private.h"
+#include "ops/bench.h"
 #include "tests/engine_fixture.h"
 
 /* A model of published sizes without any weight: the counts come from the sizes alone. */
@@ -36,12 +37,12 @@ static void ar_costs_count_the_weights(void **state)
     double layer =
         c->hidden * (2 * q + 2 * kv + 3.0 * c->intermediate) + 2.0 * c->hidden + 2.0 * c->head_dim;
     double head = (double)c->vocab * c->hidden;
-    struct dip__cost one = dip__cost_ar(f.model, 1, 1, 0);
+    struct dip__cost one = dip__cost_ar(f.model, 1, 1, 0, 4);
     assert_true(one.flops == 2 * (c->layers * layer + head));
     assert_true(one.bytes == 2 * (c->layers * layer + head)); /* two bytes a weight */
-    struct dip__cost prefill = dip__cost_ar(f.model, 10, 0, 0);
+    struct dip__cost prefill = dip__cost_ar(f.model, 10, 0, 0, 4);
     assert_true(prefill.flops == 20 * c->layers * layer);
-    struct dip__cost cached = dip__cost_ar(f.model, 1, 0, 100);
+    struct dip__cost cached = dip__cost_ar(f.model, 1, 0, 100, 4);
     assert_true(cached.bytes - 2 * c->layers * layer == 100.0 * c->layers * 2 * kv * 4);
     fixture_close(&f);
 }
@@ -52,9 +53,9 @@ struct seen {
 };
 
 static const char *const expected[] = {
-    "ar.prefill", "ar.decode.b1",  "ar.decode.b4", "ar.decode.b16", "ar.sample",
-    "dit.gemm",   "dit.depthwise", "dit.norm",     "dit.step.b1",   "dit.step.b4",
-    "vae.conv",   "vae.decode",    "png.encode",   "e2e.model",
+    "ar.prefill",    "ar.decode.b1", "ar.decode.b4", "ar.decode.b16", "ar.sample",  "dit.gemm",
+    "dit.depthwise", "dit.norm",     "dit.step.b1",  "dit.step.b4",   "vae.conv",   "vae.decode",
+    "png.encode",    "e2e.model",    "e2e.ar",       "e2e.diffusion", "e2e.decode",
 };
 enum { EXPECTED = sizeof expected / sizeof *expected };
 
@@ -102,6 +103,72 @@ static void every_row_comes_once_in_order(void **state)
     assert_int_equal(seen.rows, EXPECTED);
 }
 
+/* ---- a device with memory of its own ---- */
+
+static const char *const expected_on_gpu[] = {"dit.gemm",    "dit.depthwise", "dit.norm",
+                                              "dit.step.b1", "dit.step.b4",   "vae.conv",
+                                              "vae.conv.up", "vae.decode",    "png.encode"};
+enum { EXPECTED_ON_GPU = sizeof expected_on_gpu / sizeof *expected_on_gpu };
+
+static void see_gpu(void *context, const struct dip_bench_limits *machine)
+{
+    struct seen *seen = context;
+    assert_string_equal(machine->backend, "cuda");
+    assert_string_equal(machine->device_class, "cuda-sm90-bf16-cudnn90000");
+    assert_true(machine->read_bytes_s > 0 && machine->fma_flops_s > 0 && machine->launch_s > 0);
+    seen->machines++;
+}
+
+static void see_gpu_row(void *context, const struct dip_bench_row *row)
+{
+    struct seen *seen = context;
+    assert_true(seen->rows < EXPECTED_ON_GPU);
+    assert_string_equal(row->name, expected_on_gpu[seen->rows++]);
+    assert_true(isfinite(row->value) && row->value > 0);
+    assert_true(isfinite(row->share) && row->share > 0);
+}
+
+/* Nothing that a benchmark hands to the device is the host's, and convolutions go by plans. */
+static void rows_come_from_an_emulated_gpu(void **state)
+{
+    (void)state;
+    struct seen seen = {0};
+    struct dip_why why = {0};
+    struct dip_bench_options options = {
+        .parts = DIP_BENCH_DIFFUSION | DIP_BENCH_DECODE,
+        .directory = "tests/golden/tiny-b/model/",
+        .device = {.backend = "cuda", .plugin = DIP_EMULATED_PLUGIN, .cudnn = DIP_PLAYED_CUDNN},
+        .row_ns = 1000000,
+        .product_edge = 64,
+        .on_machine = see_gpu,
+        .on_row = see_gpu_row,
+        .context = &seen};
+    if (dip_bench_run(&options, &why))
+        fail_msg("%s", why.text);
+    assert_int_equal(seen.machines, 1);
+    assert_int_equal(seen.rows, EXPECTED_ON_GPU);
+}
+
+/* The operations of the first panel, whose rows above would take an emulator too long. */
+static void first_panel_runs_on_an_emulated_gpu(void **state)
+{
+    (void)state;
+    struct dip_why why = {0};
+    struct dip_device *device = NULL;
+    struct dip_device_options options = {.backend = "cuda", .plugin = DIP_EMULATED_PLUGIN};
+    struct dip_bench_result result = {0};
+    if (dip_device_open(&options, &why, &device))
+        fail_msg("%s", why.text);
+    assert_int_equal(dip_bench_sample(device, 1, 3000, &result), DIP_OK);
+    assert_true(result.seconds > 0 && result.bytes == 4.0 * 3000);
+    struct dip_bench_attend shape = {
+        .rows = 2, .keys = 20, .heads = 4, .kv_heads = 2, .head_dim = 32};
+    assert_int_equal(dip_bench_attend(device, &shape, &result), DIP_OK);
+    assert_true(result.seconds > 0 &&
+                result.bytes == 2.0 * 2 * 2 * 20 * 2 * 32); /* k and v, bf16 */
+    dip_device_close(device);
+}
+
 static void bad_options_are_refused(void **state)
 {
     (void)state;
@@ -128,6 +195,8 @@ int main(void)
         cmocka_unit_test(costs_are_those_of_the_table),
         cmocka_unit_test(ar_costs_count_the_weights),
         cmocka_unit_test(every_row_comes_once_in_order),
+        cmocka_unit_test(rows_come_from_an_emulated_gpu),
+        cmocka_unit_test(first_panel_runs_on_an_emulated_gpu),
         cmocka_unit_test(bad_options_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
