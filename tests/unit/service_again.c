@@ -2,26 +2,6 @@
  * and readers that are slow. */
 #include "tests/unit/service_harness.h"
 
-static struct front f;
-static struct answer a, b, c;
-
-static int setup(void **state)
-{
-    (void)state;
-    memset(&f, 0, sizeof f);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    answer_free(&a);
-    answer_free(&b);
-    answer_free(&c);
-    front_close(&f);
-    return 0;
-}
-
 static void same_file(const struct answer *one, const struct answer *other)
 {
     assert_true(one->files[0].is_right);
@@ -52,12 +32,9 @@ static void a_repeated_request_joins_the_running_one(void **state)
 {
     (void)state;
     front_open(&f);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("again");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
-    ask_generate(&f, &request, &b);
-    WAIT_UNTIL(f.loop, b.event_count > 0);
+    hold_generate(&f, &request, &a);
+    admit_generate(&f, &request, &b);
     assert_int_equal(b.events[0].kind, DIPTYCH__V1__EVENT__KIND_ADMITTED);
     dip_stub_hold(f.stub, false);
     WAIT_UNTIL(f.loop, a.closes && b.closes);
@@ -106,10 +83,8 @@ static void a_watcher_of_a_failure_gets_the_failure(void **state)
 {
     (void)state;
     front_open(&f);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("gone");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    hold_generate(&f, &request, &a);
     assert_int_equal(ask_cancel(&f, "gone", &b), DIPTYCH__V1__JOB_STATE__JOB_STATE_CANCELLED);
     WAIT_UNTIL(f.loop, a.closes);
     ask_watch(&f, "gone", 0, &c);
@@ -135,10 +110,8 @@ static void a_client_that_leaves_frees_the_workers(void **state)
 {
     (void)state;
     front_open(&f);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("left");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    hold_generate(&f, &request, &a);
     assert_int_equal(dip_stub_stats(f.stub).jobs, 1);
     dip_rpc_call_cancel(a.call, DIP_RPC_CANCELLED, "bye");
     WAIT_UNTIL(f.loop, dip_stub_stats(f.stub).jobs == 0);
@@ -165,8 +138,7 @@ static void a_detached_request_outlives_its_client(void **state)
     Diptych__V1__Scheduling scheduling = DIPTYCH__V1__SCHEDULING__INIT;
     scheduling.detach = true;
     request.scheduling = &scheduling;
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    admit_generate(&f, &request, &a);
     dip_rpc_call_cancel(a.call, DIP_RPC_CANCELLED, "bye");
     WAIT_UNTIL(f.loop, dip_coordinator_daemon_stats(f.daemon)->streams == 0);
     ask_watch(&f, "detached", a.events[0].sequence, &b);
@@ -256,8 +228,7 @@ static void a_slow_reader_gets_whole_files_and_no_stale_previews(void **state)
     request.sampling = &sampling;
     request.progress = &progress;
     request.n = 4;
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    admit_generate(&f, &request, &a);
     dip_rpc_call_pause(a.call);
     /* Everything is made while the client looks away. */
     WAIT_UNTIL(f.loop, dip_coordinator_daemon_queue(f.daemon).images == 0);
@@ -331,8 +302,7 @@ static void who_comes_back_does_not_wait_for_a_line_that_hangs(void **state)
     sampling.diffusion_steps = 40;
     request.sampling = &sampling;
     request.n = 4;
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    admit_generate(&f, &request, &a);
     dip_rpc_call_pause(a.call);
     ask_watch(&f, "hangs", a.events[0].sequence, &b);
     WAIT_UNTIL(f.loop, b.files[0].is_final && b.files[1].is_final);
@@ -344,26 +314,35 @@ static void who_comes_back_does_not_wait_for_a_line_that_hangs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_repeated_request_gets_the_kept_result, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_repeated_request_joins_the_running_one, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_failed_for_load_may_run_again_under_its_id, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(a_watcher_sees_what_is_kept_under_its_numbers, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(a_watcher_of_a_failure_gets_the_failure, setup, teardown),
-        cmocka_unit_test_setup_teardown(cancelling_what_has_succeeded_says_so, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_client_that_leaves_frees_the_workers, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_detached_request_outlives_its_client, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_call_that_runs_out_of_time_cancels, setup, teardown),
-        cmocka_unit_test_setup_teardown(old_results_make_room, setup, teardown),
-        cmocka_unit_test_setup_teardown(bytes_make_room_and_so_does_time, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_slow_reader_gets_whole_files_and_no_stale_previews, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(a_reader_that_stops_is_cut_and_may_come_back, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(who_does_not_take_the_end_was_not_served, setup, teardown),
-        cmocka_unit_test_setup_teardown(who_comes_back_does_not_wait_for_a_line_that_hangs, setup,
-                                        teardown),
+        cmocka_unit_test_setup_teardown(a_repeated_request_gets_the_kept_result, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_repeated_request_joins_the_running_one, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(what_failed_for_load_may_run_again_under_its_id,
+                                        front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(a_watcher_sees_what_is_kept_under_its_numbers, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_watcher_of_a_failure_gets_the_failure, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(cancelling_what_has_succeeded_says_so, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_client_that_leaves_frees_the_workers, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_detached_request_outlives_its_client, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_call_that_runs_out_of_time_cancels, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(old_results_make_room, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(bytes_make_room_and_so_does_time, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_slow_reader_gets_whole_files_and_no_stale_previews,
+                                        front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(a_reader_that_stops_is_cut_and_may_come_back, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(who_does_not_take_the_end_was_not_served, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(who_comes_back_does_not_wait_for_a_line_that_hangs,
+                                        front_setup, front_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,26 +6,13 @@
 #include "proto/grpc/reflection/v1/reflection.pb-c.h"
 #include "proto/keda/externalscaler.pb-c.h"
 
-static struct front f;
-static struct answer a, b;
 static ProtobufCMessage *reply; /* the last answer, decoded */
-
-static int setup(void **state)
-{
-    (void)state;
-    memset(&f, 0, sizeof f);
-    return 0;
-}
 
 static int teardown(void **state)
 {
-    (void)state;
-    answer_free(&a);
-    answer_free(&b);
     dip_proto_free(reply);
     reply = NULL;
-    front_close(&f);
-    return 0;
+    return front_teardown(state);
 }
 
 /* A unary call that succeeds; its answer lives until the next one. */
@@ -571,22 +558,23 @@ static void plaintext_stays_on_loopback(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_model_tells_its_limits, setup, teardown),
-        cmocka_unit_test_setup_teardown(models_are_listed_by_pages, setup, teardown),
-        cmocka_unit_test_setup_teardown(text_becomes_ids_and_their_pieces, setup, teardown),
-        cmocka_unit_test_setup_teardown(workers_are_listed_by_name, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_cluster_at_a_glance, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_scaler_hears_how_many_workers_are_wanted, setup,
+        cmocka_unit_test_setup_teardown(a_model_tells_its_limits, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(models_are_listed_by_pages, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(text_becomes_ids_and_their_pieces, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(workers_are_listed_by_name, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(the_cluster_at_a_glance, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(a_scaler_hears_how_many_workers_are_wanted, front_setup,
                                         teardown),
-        cmocka_unit_test_setup_teardown(a_drained_worker_gets_no_work, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_watcher_sees_a_snapshot_and_then_changes, setup,
+        cmocka_unit_test_setup_teardown(a_drained_worker_gets_no_work, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(a_watcher_sees_a_snapshot_and_then_changes, front_setup,
                                         teardown),
-        cmocka_unit_test_setup_teardown(a_standby_knows_who_knows, setup, teardown),
-        cmocka_unit_test_setup_teardown(jobs_are_listed_without_prompts, setup, teardown),
-        cmocka_unit_test_setup_teardown(health_follows_the_workers, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_watcher_of_health_hears_changes_only, setup, teardown),
-        cmocka_unit_test_setup_teardown(reflection_knows_what_is_served, setup, teardown),
-        cmocka_unit_test_setup_teardown(plaintext_stays_on_loopback, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_standby_knows_who_knows, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(jobs_are_listed_without_prompts, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(health_follows_the_workers, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(a_watcher_of_health_hears_changes_only, front_setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(reflection_knows_what_is_served, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(plaintext_stays_on_loopback, front_setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

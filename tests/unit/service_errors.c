@@ -2,25 +2,6 @@
  * reason, details, pushback; refusals come before any message. */
 #include "tests/unit/service_harness.h"
 
-static struct front f;
-static struct answer a, b;
-
-static int setup(void **state)
-{
-    (void)state;
-    memset(&f, 0, sizeof f);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    answer_free(&a);
-    answer_free(&b);
-    front_close(&f);
-    return 0;
-}
-
 /* A refusal: no event, and if a client may not try again, it is told so. */
 static void check_refused(const struct answer *answer, enum dip_reason reason)
 {
@@ -269,10 +250,8 @@ static void a_full_queue_says_when_to_come_again(void **state)
     (void)state;
     f.options.request_count_max = 1;
     front_open(&f);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &b);
-    WAIT_UNTIL(f.loop, b.event_count > 0);
+    hold_generate(&f, &request, &b);
     refused(&request, DIP_REASON_OVERLOADED, NULL);
     dip_stub_hold(f.stub, false);
     WAIT_UNTIL(f.loop, b.closes);
@@ -284,10 +263,8 @@ static void a_tenant_has_a_quota(void **state)
     (void)state;
     f.options.tenant_request_count_max = 1;
     front_open(&f);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &b);
-    WAIT_UNTIL(f.loop, b.event_count > 0);
+    hold_generate(&f, &request, &b);
     refused(&request, DIP_REASON_QUOTA, NULL);
     assert_true(a.error.has_quota);
     dip_stub_hold(f.stub, false);
@@ -316,8 +293,7 @@ static void a_young_leader_lets_requests_wait_for_workers(void **state)
     dip_stub_lose(f.stub, 1);
     dip_stub_lose(f.stub, 2);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    admit_generate(&f, &request, &a);
     dip_stub_join_one(f.stub, 1);
     WAIT_UNTIL(f.loop, a.closes);
     assert_int_equal(a.code, DIP_RPC_OK);
@@ -346,10 +322,8 @@ static void what_runs_when_another_leads_ends_so(void **state)
 {
     (void)state;
     front_open(&f);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    hold_generate(&f, &request, &a);
     dip_coordinator_daemon_follow(f.daemon, NULL);
     WAIT_UNTIL(f.loop, a.closes);
     check_error(&a, DIP_REASON_NOT_LEADER);
@@ -361,10 +335,8 @@ static void a_leader_in_doubt_takes_nothing(void **state)
 {
     (void)state;
     front_open(&f);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    hold_generate(&f, &request, &a);
     dip_coordinator_daemon_doubt(f.daemon, true);
     WAIT_UNTIL(f.loop, a.closes);
     check_error(&a, DIP_REASON_NOT_LEADER);
@@ -384,10 +356,8 @@ static void a_draining_coordinator_finishes_what_it_has(void **state)
 {
     (void)state;
     front_open(&f);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &b);
-    WAIT_UNTIL(f.loop, b.event_count > 0);
+    hold_generate(&f, &request, &b);
     dip_coordinator_daemon_drain(f.daemon, 60 * DIP_SECOND_NS, front_on_stopped, &f);
     refused(&request, DIP_REASON_DRAINING, NULL);
     dip_stub_hold(f.stub, false);
@@ -401,10 +371,8 @@ static void a_drain_that_takes_too_long_is_cut(void **state)
 {
     (void)state;
     front_open(&f);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    hold_generate(&f, &request, &a);
     dip_coordinator_daemon_drain(f.daemon, INT64_C(300) * DIP_MS_NS, front_on_stopped, &f);
     WAIT_UNTIL(f.loop, a.closes);
     check_error(&a, DIP_REASON_DRAINING);
@@ -450,10 +418,8 @@ static void a_cancelled_request_says_why(void **state)
 {
     (void)state;
     front_open(&f);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("mine");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    hold_generate(&f, &request, &a);
     assert_int_equal(ask_cancel(&f, "mine", &b), DIPTYCH__V1__JOB_STATE__JOB_STATE_CANCELLED);
     WAIT_UNTIL(f.loop, a.closes);
     check_error(&a, DIP_REASON_CANCELLED);
@@ -467,10 +433,8 @@ static void what_takes_workers_down_is_not_tried_for_ever(void **state)
     f.stub_options.member_count = 4;
     f.options.attempt_count_max = 2;
     front_open(&f);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    hold_generate(&f, &request, &a);
     for (uint32_t i = 1; i <= 4 && !a.closes; i++) {
         dip_stub_lose(f.stub, i);
         dip_rpc_loop_turn(f.loop, DIP_MS_NS);
@@ -509,35 +473,47 @@ static void a_device_that_fails_costs_a_replay(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(every_field_is_checked, setup, teardown),
-        cmocka_unit_test_setup_teardown(every_number_of_sampling_is_checked, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_the_model_cannot_do_is_refused_by_name, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(sizes_and_progress_are_checked, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_prompt_that_is_too_long_says_how_long, setup, teardown),
-        cmocka_unit_test_setup_teardown(bytes_that_are_no_message_are_malformed, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_message_that_is_too_large_says_how_large, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(an_unknown_model_is_not_found, setup, teardown),
-        cmocka_unit_test_setup_teardown(an_unknown_request_is_not_found, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_full_queue_says_when_to_come_again, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_tenant_has_a_quota, setup, teardown),
-        cmocka_unit_test_setup_teardown(without_workers_nothing_is_admitted, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_young_leader_lets_requests_wait_for_workers, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(a_standby_names_the_leader, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_runs_when_another_leads_ends_so, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_leader_in_doubt_takes_nothing, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_draining_coordinator_finishes_what_it_has, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(a_drain_that_takes_too_long_is_cut, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_deadline_ends_a_request, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_wait_has_a_limit_of_its_own, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_cancelled_request_says_why, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_takes_workers_down_is_not_tried_for_ever, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(a_worker_that_cannot_is_our_bug, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_device_that_fails_costs_a_replay, setup, teardown),
+        cmocka_unit_test_setup_teardown(every_field_is_checked, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(every_number_of_sampling_is_checked, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(what_the_model_cannot_do_is_refused_by_name, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(sizes_and_progress_are_checked, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_prompt_that_is_too_long_says_how_long, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(bytes_that_are_no_message_are_malformed, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_message_that_is_too_large_says_how_large, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(an_unknown_model_is_not_found, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(an_unknown_request_is_not_found, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_full_queue_says_when_to_come_again, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_tenant_has_a_quota, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(without_workers_nothing_is_admitted, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_young_leader_lets_requests_wait_for_workers, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_standby_names_the_leader, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(what_runs_when_another_leads_ends_so, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_leader_in_doubt_takes_nothing, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_draining_coordinator_finishes_what_it_has, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_drain_that_takes_too_long_is_cut, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_deadline_ends_a_request, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(a_wait_has_a_limit_of_its_own, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(a_cancelled_request_says_why, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(what_takes_workers_down_is_not_tried_for_ever, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_worker_that_cannot_is_our_bug, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_device_that_fails_costs_a_replay, front_setup,
+                                        front_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

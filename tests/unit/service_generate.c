@@ -1,24 +1,6 @@
 /* tests/unit/service_generate.c - Generate over loopback: events in order, files that are whole. */
 #include "tests/unit/service_harness.h"
 
-static struct front f;
-static struct answer a;
-
-static int setup(void **state)
-{
-    (void)state;
-    memset(&f, 0, sizeof f);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    answer_free(&a);
-    front_close(&f);
-    return 0;
-}
-
 static void a_request_runs_through(void **state)
 {
     (void)state;
@@ -243,18 +225,22 @@ static void many_clients_at_once_are_all_served(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_request_runs_through, setup, teardown),
-        cmocka_unit_test_setup_teardown(many_images_come_each_once, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_large_file_comes_in_chunks, setup, teardown),
-        cmocka_unit_test_setup_teardown(without_metadata_the_file_is_the_workers, setup, teardown),
-        cmocka_unit_test_setup_teardown(progress_keeps_its_interval_and_its_second, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(something_is_said_every_second, setup, teardown),
-        cmocka_unit_test_setup_teardown(previews_are_as_many_as_asked_for, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_check_runs_nothing, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_given_seed_is_used, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_lost_worker_costs_time_only, setup, teardown),
-        cmocka_unit_test_setup_teardown(many_clients_at_once_are_all_served, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_request_runs_through, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(many_images_come_each_once, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(a_large_file_comes_in_chunks, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(without_metadata_the_file_is_the_workers, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(progress_keeps_its_interval_and_its_second, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(something_is_said_every_second, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(previews_are_as_many_as_asked_for, front_setup,
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_check_runs_nothing, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(a_given_seed_is_used, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(a_lost_worker_costs_time_only, front_setup, front_teardown),
+        cmocka_unit_test_setup_teardown(many_clients_at_once_are_all_served, front_setup,
+                                        front_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

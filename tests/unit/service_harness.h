@@ -264,6 +264,22 @@ static inline void run_generate(struct front *f, const Diptych__V1__GenerateRequ
     WAIT_UNTIL(f->loop, answer->closes);
 }
 
+/* Asks and waits for the first event: the request holds a place. */
+static inline void admit_generate(struct front *f, const Diptych__V1__GenerateRequest *request,
+                                  struct answer *answer)
+{
+    ask_generate(f, request, answer);
+    WAIT_UNTIL(f->loop, answer->event_count > 0);
+}
+
+/* The same while nobody works at it. */
+static inline void hold_generate(struct front *f, const Diptych__V1__GenerateRequest *request,
+                                 struct answer *answer)
+{
+    dip_stub_hold(f->stub, true);
+    admit_generate(f, request, answer);
+}
+
 static inline void ask_watch(struct front *f, const char *id, uint64_t after, struct answer *answer)
 {
     Diptych__V1__WatchRequest request = DIPTYCH__V1__WATCH_REQUEST__INIT;
@@ -403,4 +419,26 @@ static inline void front_close(struct front *f)
     dip_rpc_loop_run(f->loop);
     dip_rpc_loop_free(f->loop);
     memset(f, 0, sizeof *f);
+}
+
+/* ---- of every test ---- */
+
+static struct front f;
+static struct answer a, b, c;
+
+static inline int front_setup(void **state)
+{
+    (void)state;
+    memset(&f, 0, sizeof f);
+    return 0;
+}
+
+static inline int front_teardown(void **state)
+{
+    (void)state;
+    answer_free(&a);
+    answer_free(&b);
+    answer_free(&c);
+    front_close(&f);
+    return 0;
 }

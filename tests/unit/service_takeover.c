@@ -2,8 +2,6 @@
  * request that is sent again gets it, whichever comes first, and nobody else does. */
 #include "tests/unit/service_harness.h"
 
-static struct front f;
-static struct answer a, b;
 static struct dip_job_origin origin; /* of the request in question, from the coordinator before */
 static uint64_t seed;
 
@@ -40,15 +38,6 @@ static int setup(void **state)
     return 0;
 }
 
-static int teardown(void **state)
-{
-    (void)state;
-    answer_free(&a);
-    answer_free(&b);
-    front_close(&f);
-    return 0;
-}
-
 static void a_request_that_comes_again_is_not_made_again(void **state)
 {
     (void)state;
@@ -77,10 +66,8 @@ static void a_worker_that_comes_later_is_asked(void **state)
 {
     (void)state;
     struct dip_message_held held = picture_of(&origin, 1);
-    dip_stub_hold(f.stub, true);
     Diptych__V1__GenerateRequest request = a_request("again");
-    ask_generate(&f, &request, &a);
-    WAIT_UNTIL(f.loop, a.event_count > 0);
+    hold_generate(&f, &request, &a);
     assert_int_equal(dip_stub_stats(f.stub).jobs, 1);
     dip_stub_join_holding(f.stub, 2, &held);
     dip_stub_hold(f.stub, false);
@@ -138,11 +125,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_request_that_comes_again_is_not_made_again, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(a_worker_that_comes_later_is_asked, setup, teardown),
-        cmocka_unit_test_setup_teardown(nobody_else_gets_it, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_it_gave_up_itself_is_forgotten, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_watcher_is_told_to_ask_again, setup, teardown),
+                                        front_teardown),
+        cmocka_unit_test_setup_teardown(a_worker_that_comes_later_is_asked, setup, front_teardown),
+        cmocka_unit_test_setup_teardown(nobody_else_gets_it, setup, front_teardown),
+        cmocka_unit_test_setup_teardown(what_it_gave_up_itself_is_forgotten, setup, front_teardown),
+        cmocka_unit_test_setup_teardown(a_watcher_is_told_to_ask_again, setup, front_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,8 +7,6 @@
 #include "base/file.h"
 #include "net/tokens.h"
 
-static struct front f;
-static struct answer a, b;
 static struct dip_tokens *tokens;
 static char path[] = "/tmp/diptych-service-tokens-XXXXXX";
 
@@ -35,10 +33,7 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-    (void)state;
-    answer_free(&a);
-    answer_free(&b);
-    front_close(&f);
+    front_teardown(state);
     dip_tokens_close(tokens);
     return unlink(path);
 }
