@@ -22,7 +22,9 @@ static bool takes_one_request(const struct dip_rpc_call *call)
 
 void dip__rpc_call_receive(struct dip_rpc_call *call)
 {
-    if (call->is_receiving || call->is_paused || call->is_all_received || call->is_over)
+    bool is_answered = call->is_server && call->is_ending; /* what follows is nobody's business */
+    if (call->is_receiving || call->is_paused || call->is_all_received || call->is_over ||
+        is_answered)
         return;
     grpc_op receive = {.op = GRPC_OP_RECV_MESSAGE};
     receive.data.recv_message.recv_message = &call->received;
