@@ -10,13 +10,15 @@
 #include "cli/signals.h"
 #include "cli/status_page.h"
 #include "coordinator/daemon.h"
+#include "net/accept.h"
 #include "net/sockets.h"
 #include "net/tokens.h"
 
 #define TURN_NS  (INT64_C(50) * DIP_MS_NS)
 #define PAGE_NS  (INT64_C(500) * DIP_MS_NS)
-#define COUNT_NS (5 * DIP_SECOND_NS) /* the kernel walks its whole table of connections */
-#define LEAVE_NS (2 * DIP_SECOND_NS) /* for the registry to take its keys back */
+#define FILES_NS (10 * DIP_SECOND_NS) /* from one complaint to the next */
+#define COUNT_NS (5 * DIP_SECOND_NS)  /* the kernel walks its whole table of connections */
+#define LEAVE_NS (2 * DIP_SECOND_NS)  /* for the registry to take its keys back */
 
 struct coordinator {
     const struct options *options;
@@ -30,9 +32,11 @@ struct coordinator {
     struct coordinator_facts facts;
     char model[DIP_PATH_BYTES_MAX];
     bool was_ready, was_leading, is_draining, is_stopped;
-    uint64_t degrees; /* that the model can be cut into, a bit each */
-    int64_t page_ns;  /* of the last one */
-    int64_t count_ns; /* of connections, the last time */
+    uint64_t degrees;   /* that the model can be cut into, a bit each */
+    int64_t page_ns;    /* of the last one */
+    uint64_t hung_up;   /* callers, as last told, */
+    int64_t hung_up_ns; /* and when */
+    int64_t count_ns;   /* of connections, the last time */
     struct dip_page *status_html, *status_json;
 };
 
@@ -130,12 +134,27 @@ static void count_connections(struct coordinator *c, int64_t now_ns)
     c->count_ns = now_ns;
 }
 
+/* Whoever called meanwhile was hung up on, and is told nothing else. */
+static void look_at_files(struct coordinator *c, int64_t now_ns)
+{
+    uint64_t hung_up = dip_accept_hung_up();
+    if (hung_up == c->hung_up || now_ns - c->hung_up_ns < FILES_NS)
+        return;
+    dip_log_say(c->observed.log, DIP_LOG_ERROR,
+                "no file descriptor is left for connections: %llu callers were hung up on; raise "
+                "the limit of open files (%lld), or run more coordinators",
+                (unsigned long long)(hung_up - c->hung_up), (long long)dip__daemon_files());
+    c->hung_up = hung_up;
+    c->hung_up_ns = now_ns;
+}
+
 static void look_around(struct coordinator *c)
 {
     int64_t now_ns = dip_clock_now_ns();
     bool is_ready = dip_coordinator_daemon_is_ready(c->daemon);
     bool is_leading = dip_coordinator_daemon_is_leading(c->daemon);
     dip__enrolled_look(&c->enrolled, 0);
+    look_at_files(c, now_ns);
     dip__observe_beat(&c->observed, dip_coordinator_daemon_is_serving(c->daemon), false);
     c->facts.leader_changes += is_leading != c->was_leading;
     c->was_leading = is_leading;

@@ -9,6 +9,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/accept.h"
+
 enum {
     CONNECTIONS_MAX = 32,
     IDLE_S = 10,
@@ -196,6 +198,7 @@ enum dip_status dip_http_start(const struct dip_http_options *options, struct di
         return status;
     }
     http->port = port_of(http->socket);
+    dip_accept_always(http->socket); /* probes must not fail because many clients are here */
     http->daemon = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL, 0, NULL, NULL,
                                     on_request, http, MHD_OPTION_LISTEN_SOCKET, http->socket, //
                                     MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,

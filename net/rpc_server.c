@@ -22,6 +22,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/flag.h"
+#include "net/accept.h"
 #include "net/rpc_private.h"
 
 enum { ACCEPTS = 16, LOOPS_MAX = 64, UNKNOWN_PATH_BYTES = 80, READ_FACTOR = 4 };
@@ -372,6 +373,7 @@ enum dip_status dip_rpc_server_start(const struct dip_rpc_server_options *option
     for (int i = 0; i < options->loop_count; i++)
         grpc_server_register_completion_queue(server->core, dip__rpc_loop_queue(options->loops[i]),
                                               NULL);
+    dip_accept_reserve();
     status = listen_at(server, why);
     if (status) {
         /* Never started: nothing is reported and nothing to wait for. */

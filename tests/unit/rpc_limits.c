@@ -3,8 +3,10 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
+#include "net/accept.h"
 #include "net/sockets.h"
 #include "tests/unit/rpc_harness.h"
 
@@ -142,6 +144,35 @@ static void connections_are_counted_by_the_kernel(void **state)
     close(other.fd);
     PEER_UNTIL(&one, connections() == 1);
     close(one.fd);
+}
+
+/* gRPC's core gives a listener up for good when there is no descriptor for who comes. */
+static void a_shortage_of_descriptors_passes(void **state)
+{
+    (void)state;
+    enum { MANY = 64, FREE = 8 };
+    struct peer many[MANY], last;
+    struct rlimit before, limit;
+    pair_open(&p, NULL);
+    for (int i = 0; i < MANY; i++)
+        many[i].fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    limit = before;
+    limit.rlim_cur = (rlim_t)many[MANY - 1].fd + 1 + FREE;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)dip_rpc_server_port(p.server)),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    for (int i = 0; i < MANY; i++)
+        (void)connect(many[i].fd, (struct sockaddr *)&to, sizeof to);
+    WAIT_UNTIL(p.loop, dip_accept_hung_up() >= MANY - 2 * FREE);
+    for (int i = 0; i < MANY; i++)
+        close(many[i].fd);
+    WAIT_UNTIL(p.loop, connections() == 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    peer_open(&last, false);
+    PEER_UNTIL(&last, last.settings[STREAMS_MAX]);
+    close(last.fd);
 }
 
 static void headers_beyond_the_limit_are_refused(void **state)
@@ -296,6 +327,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(a_client_is_told_the_limits, teardown),
         cmocka_unit_test_teardown(connections_are_counted_by_the_kernel, teardown),
+        cmocka_unit_test_teardown(a_shortage_of_descriptors_passes, teardown),
         cmocka_unit_test_teardown(headers_beyond_the_limit_are_refused, teardown),
         cmocka_unit_test_teardown(a_stranger_is_refused_unheard, teardown),
         cmocka_unit_test_teardown(what_is_too_large_is_refused_in_the_methods_words, teardown),
