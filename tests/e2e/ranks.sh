@@ -19,6 +19,7 @@ pids+=($!)
 expect "the diffusion worker has no pages" said d.out 'metrics on port'
 painter=$(sed -n 's/^worker: metrics on port //p' d.out | head -n 1)
 start_unit() {
+  : >u.out # what the unit before has said is not this one's
   "$diptych" worker --model "$tiny" --server "$server" --role ar --ranks 2 --name unit --threads 1 --http 127.0.0.1:0 "$@" >u.out 2>u.err &
   unit=$!
   pids+=("$unit")
