@@ -32,6 +32,12 @@ enum { GPU_BUFFERS_MAX = 512, GPU_SKIPPED = 77 };
 #define GPU_TIMES(count) (count)
 #endif
 
+/* `count` cases, each of which gives its buffers back: for (GPU_CASES(i, 40)) { ... } */
+#define GPU_CASES(i, count)                                                                        \
+    int i = 0;                                                                                     \
+    i < GPU_TIMES(count);                                                                          \
+    i++, gpu_reset()
+
 static cudaStream_t gpu_stream;
 static void *gpu_scratch;
 static void *gpu_device_buffers[GPU_BUFFERS_MAX], *gpu_host_buffers[GPU_BUFFERS_MAX];
@@ -120,6 +126,17 @@ static inline enum dip_dtype gpu_act(void)
 static inline enum dip_dtype gpu_weight(void)
 {
     return (enum dip_dtype)GPU_PICK(DIP_F32, DIP_BF16, DIP_BF16, DIP_F16);
+}
+
+/* One, primes, and sizes on both sides of what kernels take at a time. */
+static inline int64_t gpu_columns(void)
+{
+    return GPU_PICK(1, 3, 7, 8, 9, 24, 31, 64, 96, 129, 256, 1000);
+}
+
+static inline int64_t gpu_rows(void)
+{
+    return GPU_PICK(1, 1, 2, 3, 7, 16, 17, 33);
 }
 
 /* ---- memory ---- */
@@ -297,4 +314,21 @@ static inline void gpu_near(const struct gpu_tensor *got, const float *want, con
 static inline void gpu_same(const float *a, const float *b, int64_t count)
 {
     assert_memory_equal(a, b, (size_t)count * sizeof *a);
+}
+
+/* ---- alone and in company ---- */
+
+/* One row of a view: what a test gives to the launch that it compares with that of all rows. */
+static inline struct dip_cuda_view gpu_row(struct dip_cuda_view all, int64_t row)
+{
+    all.data = (char *)all.data + (size_t)(row * all.stride) * dip_dtype_bytes(all.dtype);
+    all.rows = 1;
+    return all;
+}
+
+static inline void gpu_same_row(const struct gpu_tensor *one, const struct gpu_tensor *many,
+                                int64_t row)
+{
+    int64_t columns = many->view.columns;
+    gpu_same(gpu_fetch(one), gpu_fetch(many) + row * columns, columns);
 }

@@ -50,9 +50,8 @@ static void check_attend_cross(bool is_tensor)
 static void test_attend_cross(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(40); i++) {
+    for (GPU_CASES(i, 40)) {
         check_attend_cross(i % 4 > 0);
-        gpu_reset();
     }
 }
 
@@ -81,7 +80,7 @@ static void test_attend_equal_rows(void **state)
 static void test_attend_cross_alone(void **state)
 {
     (void)state;
-    for (int i = 0; i < 6; i++) {
+    for (GPU_CASES(i, 6)) {
         int64_t rows = 80, keys = 100, dim = 32, row = gpu_int(0, rows - 1);
         struct gpu_tensor q = gpu_random(DIP_BF16, rows, dim, true);
         struct gpu_tensor kv = gpu_random(DIP_BF16, keys, dim, true);
@@ -95,11 +94,9 @@ static void test_attend_cross_alone(void **state)
                                             .head_dim = dim};
         gpu_ok(dip_cuda_attend_cross(gpu_stream, &job));
         job.out = one.view;
-        job.q.data = (uint16_t *)job.q.data + row * job.q.stride;
-        job.q.rows = 1;
+        job.q = gpu_row(job.q, row);
         gpu_ok(dip_cuda_attend_cross(gpu_stream, &job));
-        gpu_same(gpu_fetch(&one), gpu_fetch(&many) + row * dim, dim);
-        gpu_reset();
+        gpu_same_row(&one, &many, row);
     }
 }
 
@@ -108,7 +105,7 @@ static void test_attend_cross_alone(void **state)
 static void test_attend_linear(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(25); i++) {
+    for (GPU_CASES(i, 25)) {
         int64_t items = GPU_PICK(1, 2), per_item = GPU_PICK(1, 7, 32, 33, 256, 300),
                 heads = gpu_int(1, 3);
         int64_t dim = GPU_PICK(1, 5, 8, 32, 33, 64), stride = gpu_int(0, 1) ? dim : 3 * dim;
@@ -145,7 +142,6 @@ static void test_attend_linear(void **state)
         dip_cpu_attend_linear(&cpu, 0, items * heads, cpu_scratch);
         gpu_near(&out, out.values, NULL,
                  2.0 * (double)(fmin((double)per_item, 256.0) + (double)dim) + 32.0);
-        gpu_reset();
     }
 }
 
@@ -263,16 +259,15 @@ static void check_conv(void)
 static void test_conv(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(80); i++) {
+    for (GPU_CASES(i, 80)) {
         check_conv();
-        gpu_reset();
     }
 }
 
 static void test_conv_depthwise(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(40); i++) {
+    for (GPU_CASES(i, 40)) {
         struct picture p = random_picture();
         p.outs = GPU_PICK(1, 3, 8, 24, 70);
         bool is_gated = gpu_int(0, 1), has_bias = gpu_int(0, 1), is_aligned = gpu_int(0, 1);
@@ -312,7 +307,6 @@ static void test_conv_depthwise(void **state)
         double taps =
             (double)(p.edge * p.edge) + 1.0; /* each sum is within taps; a gate within its own */
         gpu_near(&out, out.values, NULL, 4.0 * taps * taps * (is_gated ? taps : 1.0));
-        gpu_reset();
     }
 }
 
@@ -431,12 +425,11 @@ static void check_rgb8(void)
 static void test_layout(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(30); i++) {
+    for (GPU_CASES(i, 30)) {
         check_shuffles();
         check_patch(i % 2);
         check_layout(i % 2);
         check_rgb8();
-        gpu_reset();
     }
 }
 

@@ -111,9 +111,8 @@ static void check_definition(void)
 static void test_definition(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(150); i++) {
+    for (GPU_CASES(i, 150)) {
         check_definition();
-        gpu_reset();
     }
 }
 
@@ -135,7 +134,7 @@ static const float *some_rows(const struct operands *o, const struct sizes *n, i
 static void test_alone(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(40); i++) {
+    for (GPU_CASES(i, 40)) {
         struct sizes n = random_sizes();
         n.rows = GPU_PICK(3, 16, 17, 40, 65, 200);
         if (i % 8 == 0)
@@ -149,7 +148,6 @@ static void test_alone(void **state)
                     first = gpu_int(0, n.rows - count);
             gpu_same(some_rows(&o, &n, first, count), all + first * n.outs, count * n.outs);
         }
-        gpu_reset();
     }
 }
 
@@ -157,7 +155,7 @@ static void test_alone(void **state)
 static void test_ranks(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(12); i++) {
+    for (GPU_CASES(i, 12)) {
         struct sizes n = random_sizes();
         n.chunk_count = 8;
         n.ins = 8 * GPU_PICK(5, 8, 24, 136);
@@ -183,7 +181,6 @@ static void test_ranks(void **state)
         job.out = whole.view;
         gpu_ok(dip_cuda_linear(gpu_stream, &job));
         gpu_same(gpu_fetch(&joined), gpu_fetch(&whole), count);
-        gpu_reset();
     }
 }
 
@@ -222,7 +219,7 @@ static const float *one_by_one(const struct dip_cuda_linear *job,
 static void test_folded(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(40); i++) {
+    for (GPU_CASES(i, 40)) {
         int64_t rows = GPU_PICK(1, 2, 4, 5, 16, 17, 40), outs = GPU_PICK(1, 7, 8, 16, 31, 70);
         int64_t ins = GPU_PICK(7, 64, 136, 1024, 1032);
         bool is_gated = i % 3 > 0, is_normed = i % 3 != 1, is_aligned = gpu_int(0, 2) > 0;
@@ -246,14 +243,13 @@ static void test_folded(void **state)
             job.norm_weight = norm_weight.device;
         gpu_ok(dip_cuda_linear(gpu_stream, &job));
         gpu_same(gpu_fetch(&out), one_by_one(&job, &norm_weight), rows * outs);
-        gpu_reset();
     }
 }
 
 static void test_grouped(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(25); i++) {
+    for (GPU_CASES(i, 25)) {
         int64_t rows = GPU_PICK(1, 3, 31, 32, 70), groups = gpu_int(1, 5);
         int64_t outs = GPU_PICK(1, 7, 16, 32, 70), ins = GPU_PICK(1, 5, 8, 32, 70);
         struct gpu_tensor in = gpu_random(gpu_act(), rows, groups * ins, gpu_int(0, 1));
@@ -274,7 +270,6 @@ static void test_grouped(void **state)
                                              .unit_rows = rows};
         dip_cpu_linear_grouped(&cpu, 0, 1, NULL);
         gpu_near(&out, out.values, NULL, (double)(ins * ins)); /* ins products within 1 */
-        gpu_reset();
     }
 }
 

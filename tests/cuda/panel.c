@@ -7,19 +7,9 @@
 
 /* ---- elementwise ---- */
 
-static int64_t some_columns(void)
-{
-    return GPU_PICK(1, 3, 7, 8, 9, 24, 31, 64, 96, 129, 256, 1000);
-}
-
-static int64_t some_rows(void)
-{
-    return GPU_PICK(1, 1, 2, 3, 7, 16, 17, 33);
-}
-
 static void check_add(void)
 {
-    int64_t rows = some_rows(), columns = some_columns(), per_item = gpu_int(1, rows);
+    int64_t rows = gpu_rows(), columns = gpu_columns(), per_item = gpu_int(1, rows);
     int64_t items = (rows + per_item - 1) / per_item;
     bool is_gated = gpu_int(0, 1), is_broadcast = gpu_int(0, 1), is_aligned = gpu_int(0, 1);
     struct gpu_tensor sum = gpu_random(gpu_act(), rows, columns, is_aligned);
@@ -47,7 +37,7 @@ static void check_add(void)
 
 static void check_activations(void)
 {
-    int64_t rows = some_rows(), columns = some_columns(), count = rows * columns;
+    int64_t rows = gpu_rows(), columns = gpu_columns(), count = rows * columns;
     bool is_aligned = gpu_int(0, 1);
     float *values = gpu_values(count, 12.0f);
     struct gpu_tensor in = gpu_tensor(gpu_act(), rows, columns, is_aligned, values);
@@ -121,11 +111,10 @@ static void check_blends(void)
 static void test_elementwise(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(60); i++) {
+    for (GPU_CASES(i, 60)) {
         check_add();
         check_activations();
         check_blends();
-        gpu_reset();
     }
 }
 
@@ -134,8 +123,8 @@ static void test_cast_fill(void **state)
 {
     (void)state;
     static const enum dip_dtype types[] = {DIP_F32, DIP_BF16, DIP_F16};
-    for (int i = 0; i < GPU_TIMES(54); i++) {
-        int64_t rows = some_rows(), columns = some_columns();
+    for (GPU_CASES(i, 54)) {
+        int64_t rows = gpu_rows(), columns = gpu_columns();
         bool is_aligned = gpu_int(0, 1);
         struct gpu_tensor in = gpu_random(types[i % 3], rows, columns, is_aligned);
         struct gpu_tensor out = gpu_empty(types[i / 3 % 3], rows, columns, is_aligned);
@@ -149,7 +138,6 @@ static void test_cast_fill(void **state)
         const float *filled = gpu_fetch(&out);
         for (int64_t k = 0; k < rows * columns; k++)
             assert_true(filled[k] == 1.25f);
-        gpu_reset();
     }
 }
 
@@ -165,8 +153,8 @@ static void test_check_finite(void **state)
 {
     (void)state;
     static const float bad[] = {NAN, INFINITY, -INFINITY};
-    for (int i = 0; i < GPU_TIMES(30); i++) {
-        int64_t rows = some_rows(), columns = some_columns();
+    for (GPU_CASES(i, 30)) {
+        int64_t rows = gpu_rows(), columns = gpu_columns();
         float *values = gpu_values(rows * columns, 3e38f);
         enum dip_dtype dtype = gpu_act();
         bool is_aligned = gpu_int(0, 1);
@@ -175,7 +163,6 @@ static void test_check_finite(void **state)
         values[gpu_int(0, rows * columns - 1)] = bad[i % 3];
         struct gpu_tensor broken = gpu_tensor(dtype, rows, columns, is_aligned, values);
         assert_true(is_flagged(&broken));
-        gpu_reset();
     }
 }
 
@@ -209,8 +196,8 @@ static void test_tree_sum(void **state)
 static void test_embed(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(40); i++) {
-        int64_t rows = some_rows(), columns = some_columns(), vocab = gpu_int(1, 50);
+    for (GPU_CASES(i, 40)) {
+        int64_t rows = gpu_rows(), columns = gpu_columns(), vocab = gpu_int(1, 50);
         struct gpu_tensor out = gpu_empty(gpu_act(), rows, columns, gpu_int(0, 1));
         struct gpu_param table = gpu_param(gpu_weight(), vocab * columns, 1.0f);
         int32_t ids[64];
@@ -234,7 +221,6 @@ static void test_embed(void **state)
         job.ids = gpu_upload(ids, (size_t)rows * sizeof ids[0]);
         gpu_ok(dip_cuda_embed(gpu_stream, &job));
         assert_true(isnan(gpu_fetch(&out)[0]));
-        gpu_reset();
     }
 }
 
@@ -243,7 +229,7 @@ static void check_norm_rms(void)
 {
     int64_t runs = GPU_PICK(1, 1, 2, 5),
             group = GPU_PICK(1, 7, 8, 24, 64, 128, 1000, 1024, 1031, 2240);
-    int64_t rows = some_rows(), columns = runs * group, count = rows * columns;
+    int64_t rows = gpu_rows(), columns = runs * group, count = rows * columns;
     bool is_aligned = gpu_int(0, 1), has_bias = gpu_int(0, 1), is_added = gpu_int(0, 1);
     struct gpu_tensor in = gpu_random(gpu_act(), rows, columns, is_aligned);
     struct gpu_tensor out = gpu_random(gpu_act(), rows, columns, is_aligned);
@@ -281,7 +267,7 @@ static void check_norm_rms(void)
 
 static void check_norm_layer(void)
 {
-    int64_t rows = some_rows(), columns = GPU_PICK(2, 7, 8, 24, 64, 1000, 1024, 1031, 2240);
+    int64_t rows = gpu_rows(), columns = GPU_PICK(2, 7, 8, 24, 64, 1000, 1024, 1031, 2240);
     int64_t per_item = gpu_int(1, rows), items = (rows + per_item - 1) / per_item;
     bool is_aligned = gpu_int(0, 1);
     struct gpu_tensor in = gpu_random(gpu_act(), rows, columns, is_aligned);
@@ -315,10 +301,9 @@ static void check_norm_layer(void)
 static void test_norms(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(60); i++) {
+    for (GPU_CASES(i, 60)) {
         check_norm_rms();
         check_norm_layer();
-        gpu_reset();
     }
 }
 
@@ -326,7 +311,7 @@ static void test_norms(void **state)
 static void test_norm_alone(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(10); i++) {
+    for (GPU_CASES(i, 10)) {
         int64_t rows = 9, columns = GPU_PICK(64, 1000, 2240), row = gpu_int(0, rows - 1);
         struct gpu_tensor in = gpu_random(DIP_BF16, rows, columns, true);
         struct gpu_tensor many = gpu_empty(DIP_F32, rows, columns, true);
@@ -339,11 +324,9 @@ static void test_norm_alone(void **state)
                                         .eps = 1e-6f};
         gpu_ok(dip_cuda_norm_rms(gpu_stream, &job));
         job.out = alone.view;
-        job.in.data = (uint16_t *)job.in.data + row * job.in.stride;
-        job.in.rows = 1;
+        job.in = gpu_row(job.in, row);
         gpu_ok(dip_cuda_norm_rms(gpu_stream, &job));
-        gpu_same(gpu_fetch(&alone), gpu_fetch(&many) + row * columns, columns);
-        gpu_reset();
+        gpu_same_row(&alone, &many, row);
     }
 }
 
@@ -358,7 +341,7 @@ struct panel {
 
 static struct panel random_panel(void)
 {
-    struct panel p = {.rows = some_rows(),
+    struct panel p = {.rows = gpu_rows(),
                       .kv_heads = GPU_PICK(1, 2, 3),
                       .dim = GPU_PICK(2, 8, 24, 64, 126, 128, 256),
                       .slots = gpu_int(1, 4),
@@ -378,7 +361,7 @@ static struct panel random_panel(void)
 static void test_rope(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(40); i++) {
+    for (GPU_CASES(i, 40)) {
         struct panel p = random_panel();
         int64_t columns = p.heads * p.dim;
         struct gpu_tensor x = gpu_random(gpu_act(), p.rows, columns, gpu_int(0, 1));
@@ -400,7 +383,6 @@ static void test_rope(void **state)
                                    .eps = 1e-6f};
         dip_cpu_rope(&cpu, 0, p.rows, NULL);
         gpu_near(&x, x.values, NULL, 4.0 * 24.0);
-        gpu_reset();
     }
 }
 
@@ -413,7 +395,7 @@ static struct gpu_tensor cache_of(const struct panel *p, enum dip_dtype dtype, b
 static void test_qkv_rope(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(30); i++) {
+    for (GPU_CASES(i, 30)) {
         struct panel p = random_panel();
         enum dip_dtype dtype = gpu_act();
         bool is_aligned = gpu_int(0, 1);
@@ -466,7 +448,6 @@ static void test_qkv_rope(void **state)
         const float *a = gpu_fetch(&joint), *b = gpu_fetch(&apart);
         for (int64_t r = 0; r < p.rows; r++)
             gpu_same(a + r * (q + 2 * kv), b + r * (q + 2 * kv), q);
-        gpu_reset();
     }
 }
 
@@ -491,7 +472,7 @@ static struct gpu_tensor attend(const struct panel *p, const struct gpu_tensor *
 static void test_attend(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(40); i++) {
+    for (GPU_CASES(i, 40)) {
         struct panel p = random_panel();
         enum dip_dtype dtype = gpu_act();
         bool is_aligned = gpu_int(0, 1);
@@ -514,7 +495,6 @@ static void test_attend(void **state)
                                      .capacity = p.capacity};
         dip_cpu_attend(&cpu, 0, p.rows * p.kv_heads, NULL);
         gpu_near(&out, out.values, NULL, 4.0 * sqrt((double)p.dim) + 64.0);
-        gpu_reset();
     }
 }
 
@@ -522,7 +502,7 @@ static void test_attend(void **state)
 static void test_attend_alone(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(10); i++) {
+    for (GPU_CASES(i, 10)) {
         struct panel p = random_panel();
         int64_t columns = p.heads * p.dim, row = gpu_int(0, p.rows - 1);
         struct gpu_tensor q = gpu_random(DIP_BF16, p.rows, columns, true);
@@ -539,19 +519,17 @@ static void test_attend_alone(void **state)
         job.q = q.view;
         gpu_ok(dip_cuda_attend(gpu_stream, &job));
         job.out = one.view;
-        job.q.data = (uint16_t *)q.view.data + row * q.view.stride;
-        job.q.rows = 1;
+        job.q = gpu_row(q.view, row);
         job.rows += row;
         gpu_ok(dip_cuda_attend(gpu_stream, &job));
-        gpu_same(gpu_fetch(&one), gpu_fetch(&many) + row * columns, columns);
-        gpu_reset();
+        gpu_same_row(&one, &many, row);
     }
 }
 
 static void test_sinusoid(void **state)
 {
     (void)state;
-    for (int i = 0; i < GPU_TIMES(10); i++) {
+    for (GPU_CASES(i, 10)) {
         int64_t rows = gpu_int(1, 5), half = GPU_PICK(1, 3, 16, 128);
         float t[8];
         for (int64_t r = 0; r < rows; r++)
@@ -563,7 +541,6 @@ static void test_sinusoid(void **state)
             .out = out.values, .t = t, .half = half, .out_stride = 2 * half};
         dip_cpu_sinusoid(&cpu, 0, rows, NULL);
         gpu_near(&out, out.values, NULL, 1.0);
-        gpu_reset();
     }
 }
 
