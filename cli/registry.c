@@ -136,7 +136,6 @@ void dip__enrolled_metrics(const struct enrolled *enrolled, struct observed *obs
  * row the second was sent after. A leader that was replaced gets no renewal, and stays refused. */
 
 enum { RENEWALS_OF_PROOF = 2 };
-#define EPOCH_MAX (UINT64_MAX / 4) /* a worker that speaks of more is not believed */
 
 static void claim(struct enrolled *e, uint64_t epoch)
 {
@@ -150,7 +149,7 @@ static void look_at_epochs(struct enrolled *e)
     uint64_t later = dip_coordinator_daemon_later_epoch(e->coordinator);
     int64_t until_ns = dip_registry_facts(e->registry)->lead_until_ns;
     if (!dip_registry_is_leading(e->registry, dip_clock_now_ns()) || later <= e->epoch.claimed ||
-        later > EPOCH_MAX) {
+        later > DIP_EPOCH_MAX) {
         e->epoch.later = 0;
         return;
     }

@@ -45,10 +45,25 @@ static void on_tick(void *daemon)
     dip__front_arm(d);
 }
 
+/* Who leads from the start is the only coordinator there is. When it started under a smaller epoch
+ * than it had before, because the clock was set back, workers refuse it as a leader of the past: it
+ * leads on above what they have seen. Where there is a registry, its owner decides. */
+static void outlead_the_past(struct dip_coordinator_daemon *d)
+{
+    uint64_t later = dip_coordinator_daemon_later_epoch(d);
+    if (d->options.epoch == 0 || later <= d->epoch || later > DIP_EPOCH_MAX)
+        return;
+    dip_log_say(d->options.log, DIP_LOG_WARNING,
+                "workers have seen epoch %llu, so the clock has been set back; leading on above it",
+                (unsigned long long)later);
+    dip_coordinator_daemon_lead(d, later + 1);
+}
+
 static void on_sweep(void *daemon)
 {
     struct dip_coordinator_daemon *d = daemon;
     int64_t now_ns = dip_clock_now_ns();
+    outlead_the_past(d);
     dip__book_sweep(d, now_ns);
     d->stats.held = (uint64_t)dip_core_sweep(d->core, now_ns);
     dip__roster_sweep(d, now_ns);

@@ -93,6 +93,8 @@ void dip_coordinator_daemon_free(struct dip_coordinator_daemon *daemon);
 
 /* ---- leadership ---- */
 
+#define DIP_EPOCH_MAX (UINT64_MAX / 4) /* a worker that speaks of more is not believed */
+
 /* This process leads under `epoch` (> 0, larger than any before). Who leads already leads on, and
  * loses nothing. */
 void dip_coordinator_daemon_lead(struct dip_coordinator_daemon *daemon, uint64_t epoch);
@@ -134,7 +136,8 @@ bool dip_coordinator_daemon_is_leading(const struct dip_coordinator_daemon *daem
 /* Of the model's weights. */
 const char *dip_coordinator_daemon_digest(const struct dip_coordinator_daemon *daemon);
 uint64_t dip_coordinator_daemon_epoch(const struct dip_coordinator_daemon *daemon);
-/* The largest epoch above its own of which a worker has spoken; 0 = none did. */
+/* The largest epoch above its own of which a worker has spoken; 0 = none did. One that leads from
+ * the start leads on above it by itself. */
 uint64_t dip_coordinator_daemon_later_epoch(const struct dip_coordinator_daemon *daemon);
 /* Whom a worker has left for since this process leads, "host:port"; "" = nobody. */
 const char *dip_coordinator_daemon_successor(const struct dip_coordinator_daemon *daemon);

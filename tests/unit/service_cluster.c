@@ -2,6 +2,7 @@
  */
 #include "tests/unit/service_harness.h"
 
+#include "cluster/wire.h"
 #include "proto/grpc/health/v1/health.pb-c.h"
 #include "proto/grpc/reflection/v1/reflection.pb-c.h"
 #include "proto/keda/externalscaler.pb-c.h"
@@ -163,6 +164,42 @@ static void workers_are_listed_by_name(void **state)
     refused_field("/diptych.v1.ClusterService/ListJobs", &jobs.base, "page_token");
     Diptych__V1__DrainRequest drain = DIPTYCH__V1__DRAIN_REQUEST__INIT;
     refused_field("/diptych.v1.ClusterService/Drain", &drain.base, "worker");
+}
+
+static enum dip_status send_frame(void *context, void *data, size_t bytes)
+{
+    return dip_rpc_call_send(context, data, bytes, 0);
+}
+
+static void on_refused(void *context, struct dip_rpc_call *call,
+                       const struct dip_rpc_status *status)
+{
+    (void)call;
+    *(int *)context = status->code;
+}
+
+/* A coordinator without a registry whose clock was set back since its last start. */
+static void a_lone_leader_outleads_its_past(void **state)
+{
+    (void)state;
+    static const struct dip_rpc_handler handler = {.on_close = on_refused};
+    int code = -1;
+    struct dip_rpc_call *call = NULL;
+    struct dip_member_facts facts = {
+        .name = "w", .roles = DIP_ROLE_DIFFUSION, .incarnation = 1, .address = "127.0.0.1:1"};
+    struct dip_message hello = {.kind = DIP_MESSAGE_APPEARED,
+                                .as.appeared.facts = {&facts, sizeof facts}};
+    struct dip_wire_envelope envelope = {.epoch = 1000};
+    f.has_hub = true;
+    f.options.epoch = 7;
+    front_open(&f);
+    struct dip_rpc_call_options options = {.path = "/diptych.internal.v1.WorkerService/Connect",
+                                           .handler = &handler,
+                                           .context = &code};
+    assert_int_equal(dip_rpc_call_open(f.channel, &options, &call), DIP_OK);
+    assert_int_equal(dip_wire_encode_event(&hello, &envelope, send_frame, call), DIP_OK);
+    WAIT_UNTIL(f.loop, code == DIP_RPC_FAILED_PRECONDITION);
+    WAIT_UNTIL(f.loop, dip_coordinator_daemon_epoch(f.daemon) == 1001);
 }
 
 static void the_cluster_at_a_glance(void **state)
@@ -562,6 +599,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(models_are_listed_by_pages, front_setup, teardown),
         cmocka_unit_test_setup_teardown(text_becomes_ids_and_their_pieces, front_setup, teardown),
         cmocka_unit_test_setup_teardown(workers_are_listed_by_name, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(a_lone_leader_outleads_its_past, front_setup, teardown),
         cmocka_unit_test_setup_teardown(the_cluster_at_a_glance, front_setup, teardown),
         cmocka_unit_test_setup_teardown(a_scaler_hears_how_many_workers_are_wanted, front_setup,
                                         teardown),

@@ -52,6 +52,7 @@ struct answer {
 };
 
 struct front {
+    bool has_hub; /* workers come over the wire; the stub stands aside */
     struct dip_rpc_loop *loop;
     struct dip_stub *stub;
     struct dip_coordinator_daemon *daemon;
@@ -389,7 +390,8 @@ static inline void front_open(struct front *f)
         f->stub_options.slots = 4;
     assert_int_equal(dip_stub_new(&f->stub_options, &f->stub), DIP_OK);
     f->options.loop = f->loop;
-    f->options.endpoint = dip_stub_endpoint(f->stub);
+    if (!f->has_hub)
+        f->options.endpoint = dip_stub_endpoint(f->stub);
     f->options.model_directory = MODEL;
     f->options.model_name = "tiny";
     f->options.listen = f->options.listen ? f->options.listen : "127.0.0.1:0";
@@ -397,7 +399,8 @@ static inline void front_open(struct front *f)
     f->options.expect_ns = f->options.expect_ns ? f->options.expect_ns : -1;
     if (dip_coordinator_daemon_start(&f->options, &why, &f->daemon))
         fail_msg("%s", why.text);
-    dip_stub_join(f->stub, f->daemon);
+    if (!f->has_hub)
+        dip_stub_join(f->stub, f->daemon);
     front_connect(f);
 }
 
