@@ -85,6 +85,11 @@ enum dip_status dip__check_writable(const char *path, const char *option, struct
     if (strlen(path) >= DIP_PATH_BYTES_MAX)
         return dip_fail(why, DIP_LIMIT, "%s is longer than %d bytes", option,
                         DIP_PATH_BYTES_MAX - 1);
+    if (strcmp(path, "-") == 0)
+        return dip_fail(why, DIP_INVALID,
+                        "%s: - would be a file of that name, for nothing goes to standard output; "
+                        "name a file (./- if you mean it)",
+                        option);
     bool is_there = stat(path, &info) == 0;
     if (is_there && S_ISDIR(info.st_mode))
         return dip_fail(why, DIP_INVALID, "%s: %s is a folder; name a file", option, path);

@@ -75,6 +75,7 @@ refuses 2 'is a folder' "${generate[@]}" -o "$work" x
 mkfifo pipe
 refuses 2 'pipe is not a file but a device or a pipe' "${generate[@]}" -o pipe x
 [ -p pipe ] && rm pipe || complain "the pipe was replaced"
+refuses 2 'output: - would be a file' "${generate[@]}" -o - x
 refuses 2 'only PNG is written, not .jpg' "${generate[@]}" -o out.jpg x
 refuses 1 'absent' "${generate[@]}" --expect absent x
 refuses 1 'no folder absent' "${generate[@]}" --trace absent/t x
