@@ -94,7 +94,8 @@ static void log_state(const struct dip_coordinator_daemon *d, const struct roste
                       enum dip_worker_state state, const char *detail)
 {
     struct dip_log_line line;
-    bool is_bad = state == DIP_WORKER_STATE_LOST || state == DIP_WORKER_STATE_SUSPECT;
+    bool is_bad =
+        (state == DIP_WORKER_STATE_LOST && !entry->is_leaving) || state == DIP_WORKER_STATE_SUSPECT;
     if (entry->view.state == state)
         return;
     dip_log_begin(&line, d->options.log, is_bad ? DIP_LOG_WARNING : DIP_LOG_INFO, "worker");
@@ -219,12 +220,14 @@ void dip__roster_feed(struct dip_coordinator_daemon *d, const struct dip_message
         on_heartbeat(d, message);
         break;
     case DIP_MESSAGE_LEAVING:
-        if (entry->is_used)
-            state_set(d, entry, DIP_WORKER_STATE_DRAINING, "was told to stop");
+        if (!entry->is_used)
+            break;
+        entry->is_leaving = true;
+        state_set(d, entry, DIP_WORKER_STATE_DRAINING, "was told to stop");
         break;
     case DIP_MESSAGE_LOST:
         if (entry->is_used)
-            entry_drop(d, entry, "its stream has ended");
+            entry_drop(d, entry, entry->is_leaving ? "has left" : "its stream has ended");
         break;
     case DIP_MESSAGE_GROUP_PREPARED:
     case DIP_MESSAGE_GROUP_FORMED:

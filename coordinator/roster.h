@@ -11,6 +11,7 @@
 struct roster_entry {
     bool is_used;
     bool is_joined;
+    bool is_leaving;  /* it has said so: its end is no loss */
     uint64_t version; /* of the roster when it last changed; also of one that has left */
     uint64_t steps_shown;
     int busy_shown;

@@ -81,7 +81,8 @@ static void link_end(struct link *link, int code, const char *text)
     if (link->is_over)
         return;
     link->is_over = true;
-    log_link(link, link->address ? "lost" : "refused", text);
+    if (code != DIP_RPC_OK) /* who hangs up has said so before */
+        log_link(link, link->address ? "lost" : "refused", text);
     dip_rpc_call_finish(link->call, &(struct dip_rpc_status){.code = code, .message = text});
     if (link->address)
         member_leave(link);

@@ -166,6 +166,36 @@ static void workers_are_listed_by_name(void **state)
     refused_field("/diptych.v1.ClusterService/Drain", &drain.base, "worker");
 }
 
+/* What an operator is warned of: who is lost, not who has said that it leaves. */
+static void who_leaves_is_not_lost(void **state)
+{
+    (void)state;
+    char text[2048];
+    FILE *file = tmpfile();
+    assert_non_null(file);
+    struct dip_log_options options = {
+        .file = fileno(file), .level = DIP_LOG_WARNING, .component = "coordinator"};
+    assert_int_equal(dip_log_open(&options, &f.options.log), DIP_OK);
+    struct dip_log *log = f.options.log;
+    front_open(&f);
+    dip_coordinator_daemon_feed(f.daemon,
+                                &(struct dip_message){.kind = DIP_MESSAGE_LEAVING, .from = 1});
+    dip_coordinator_daemon_feed(f.daemon,
+                                &(struct dip_message){.kind = DIP_MESSAGE_LOST, .from = 1});
+    dip_coordinator_daemon_feed(f.daemon,
+                                &(struct dip_message){.kind = DIP_MESSAGE_LOST, .from = 2});
+    front_close(&f);
+    dip_log_close(log);
+    rewind(file);
+    size_t bytes = fread(text, 1, sizeof text - 1, file);
+    text[bytes] = '\0';
+    fclose(file);
+    const char *lost = strstr(text, "state=lost");
+    assert_non_null(lost);
+    assert_null(strstr(lost + 1, "state=lost"));
+    front_open(&f);
+}
+
 static enum dip_status send_frame(void *context, void *data, size_t bytes)
 {
     return dip_rpc_call_send(context, data, bytes, 0);
@@ -599,6 +629,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(models_are_listed_by_pages, front_setup, teardown),
         cmocka_unit_test_setup_teardown(text_becomes_ids_and_their_pieces, front_setup, teardown),
         cmocka_unit_test_setup_teardown(workers_are_listed_by_name, front_setup, teardown),
+        cmocka_unit_test_setup_teardown(who_leaves_is_not_lost, front_setup, teardown),
         cmocka_unit_test_setup_teardown(a_lone_leader_outleads_its_past, front_setup, teardown),
         cmocka_unit_test_setup_teardown(the_cluster_at_a_glance, front_setup, teardown),
         cmocka_unit_test_setup_teardown(a_scaler_hears_how_many_workers_are_wanted, front_setup,
