@@ -191,9 +191,6 @@ enum dip_status dip__ar_decode_new(struct dip_ar_engine *engine)
         return DIP_NO_MEMORY;
     engine->decode = d; /* freed with the engine, also when it is not whole */
     DIP_TRY(memory_reserve(engine, d));
-    if (engine->comm) /* what a link makes at its first use has no place in a recording */
-        DIP_TRY(dip_comm_sum(engine->comm, engine->stream, dip_rows_slice(engine->hidden, 0, 1)));
-    DIP_TRY(dip_wait(engine->stream));
     for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts && row_counts[i] < slots; i++)
         DIP_TRY(record(engine, d, row_counts[i]));
     return record(engine, d, slots);

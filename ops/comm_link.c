@@ -75,6 +75,17 @@ static enum dip_status can_link(struct dip_comm *comm, struct dip_device *device
     return DIP_OK;
 }
 
+/* Connections that a link makes at its first gather have no place in a recorded step. */
+static enum dip_status gather_first(struct dip_comm *comm, struct dip_stream *s)
+{
+    enum { BYTES = 16 };
+    char *all = comm->link.parts.base;
+    dip_assert(comm->link.part_bytes >= BYTES);
+    DIP_TRY(dip__comm_link_gather(comm, s, all, all + (size_t)comm->rank * BYTES, BYTES));
+    DIP_TRY(dip_wait(s));
+    return dip_comm_error(comm);
+}
+
 static enum dip_status link_devices(struct dip_comm *comm, struct dip_stream *s, size_t bytes_max)
 {
     struct dip__comm_link *l = &comm->link;
@@ -98,7 +109,7 @@ static enum dip_status link_devices(struct dip_comm *comm, struct dip_stream *s,
     dip_word_set(&l->turn, DIP__COMM_INSIDE); /* nobody asks a link that is being made */
     enum dip_status status = l->ops->link_open(s, &options, &l->link);
     leave(l);
-    return status ? dip__comm_fail(comm, status) : dip_comm_error(comm);
+    return status ? dip__comm_fail(comm, status) : gather_first(comm, s);
 }
 
 enum dip_status dip_comm_attach(struct dip_comm *comm, struct dip_stream *s, size_t bytes_max)
