@@ -121,22 +121,29 @@ static int64_t start_ns(const struct dip_scheduler *s, const struct load *load, 
     return begin_ns > 0 ? later(begin_ns, hinge_ns(s, load, ahead)) : 0;
 }
 
-static int64_t finish_ns(const struct dip_scheduler *s, const struct load *load, int ahead)
+/* Of a request with `ahead` before its first image; 0 = cannot be known. */
+struct span {
+    int64_t start_ns, finish_ns;
+};
+
+static struct span span_of(const struct dip_scheduler *s, const struct load *load, int ahead)
 {
+    struct span span = {.start_ns = start_ns(s, load, ahead)};
     int64_t drawn_ns = 0;
+    ahead += load->images - 1; /* done when the last of them is */
     if (!load->has_hidden) {
-        int64_t begin_ns = start_ns(s, load, ahead);
-        if (begin_ns == 0)
-            return 0;
-        drawn_ns = begin_ns + dip__draw_ns(s, load->tokens, load->images);
+        int64_t last_ns = load->images > 1 ? start_ns(s, load, ahead) : span.start_ns;
+        if (last_ns == 0)
+            return span;
+        drawn_ns = last_ns + dip__draw_ns(s, load->tokens, load->images);
         /* Those that come to the other panel before it. */
         ahead += s->state_counts[IMAGE_AR_RUNNING] + waiting(&s->diffusion_lane);
     }
     int64_t begin_ns = paint_slot_ns(s, load, ahead);
-    if (begin_ns == 0)
-        return 0;
-    return later(begin_ns, drawn_ns) + dip__paint_hold_ns(s, load->steps, load->images) +
-           s->rates.picture_ns;
+    if (begin_ns > 0)
+        span.finish_ns = later(begin_ns, drawn_ns) +
+                         dip__paint_hold_ns(s, load->steps, load->images) + s->rates.picture_ns;
+    return span;
 }
 
 /* ---- requests ---- */
@@ -190,39 +197,39 @@ static void keys_set(const struct dip_scheduler *s, const struct dip_message_sub
         e->paint_key = e->begin_key;
 }
 
-/* When a request begins and ends whatever comes later, with a reserve. */
-struct bound {
-    int64_t begin_ns, end_ns;
-};
-
-static struct bound bound_of(const struct dip_scheduler *s, const struct load *load,
-                             const struct newcomer *newcomer, int64_t first_ns, int reserve)
+/* When a request begins and ends whatever comes later, with a reserve. `likely`: as it is told. */
+static struct span bound_of(const struct dip_scheduler *s, const struct load *load,
+                            const struct newcomer *newcomer, const struct estimate *likely,
+                            int64_t first_ns, int reserve)
 {
     const struct lane *lane = load->has_hidden ? &s->diffusion_lane : &s->ar_lane;
     int64_t every_ns = later(load->draw_every_ns, load->paint_every_ns);
     int64_t promised_ns = dip__lane_promised_ns(s, lane, newcomer);
     int ahead = dip__lane_ahead_at_most(s, lane, newcomer);
-    int64_t begin_ns = later(first_ns + promised_ns, start_ns(s, load, ahead));
+    struct span span = {likely->start_ns, likely->finish_ns};
+    if (ahead != likely->ahead)
+        span = span_of(s, load, ahead);
+    int64_t begin_ns = later(first_ns + promised_ns, span.start_ns);
     int64_t last_ns = begin_ns + newcomer->work_ns - newcomer->work_ns / load->images;
     int64_t end_ns = every_ns > 0 ? last_ns + service_ns(s, load) : begin_ns;
     int64_t reserve_ns = later(promised_ns, ahead * every_ns) / 100 * reserve;
-    return (struct bound){.begin_ns = begin_ns + reserve_ns,
-                          .end_ns = later(end_ns, finish_ns(s, load, ahead + load->images - 1)) +
-                                    reserve_ns};
+    return (struct span){begin_ns + reserve_ns, later(end_ns, span.finish_ns) + reserve_ns};
 }
 
 /* By how much a promise might be broken: the one to this request, or one to another. */
 static int64_t late_ns(const struct dip_scheduler *s, const struct dip_message_submit *submit,
-                       const struct load *load, const struct newcomer *newcomer, int reserve)
+                       const struct load *load, const struct newcomer *newcomer,
+                       const struct estimate *likely, int reserve)
 {
     const struct lane *lane = load->has_hidden ? &s->diffusion_lane : &s->ar_lane;
-    int64_t first_ns = later(s->now_ns, start_ns(s, load, 0));
-    struct bound bound = bound_of(s, load, newcomer, first_ns, reserve);
+    int64_t first_ns = likely->ahead > 0 ? start_ns(s, load, 0) : likely->start_ns;
+    first_ns = later(s->now_ns, first_ns);
+    struct span bound = bound_of(s, load, newcomer, likely, first_ns, reserve);
     int64_t most_ns = 0;
     if (submit->deadline_ns > 0)
-        most_ns = later(most_ns, bound.end_ns + 1 - submit->deadline_ns);
+        most_ns = later(most_ns, bound.finish_ns + 1 - submit->deadline_ns);
     if (submit->begin_by_ns > 0)
-        most_ns = later(most_ns, bound.begin_ns - submit->begin_by_ns);
+        most_ns = later(most_ns, bound.start_ns - submit->begin_by_ns);
     if (newcomer->is_promised && newcomer->work_ns > 0)
         most_ns = later(most_ns, dip__lane_harm_ns(s, lane, newcomer, first_ns));
     return most_ns;
@@ -249,15 +256,15 @@ struct estimate dip__estimate_new(const struct dip_scheduler *s,
     newcomer.work_ns =
         load.images * dip__every_ns(s, load.has_hidden ? 0 : load.tokens, load.steps);
     e.ahead = dip__lane_ahead_of_new(s, lane, &newcomer);
-    e.start_ns = start_ns(s, &load, e.ahead);
-    e.finish_ns =
-        finish_ns(s, &load, e.ahead + load.images - 1); /* done when the last of them is */
+    struct span span = span_of(s, &load, e.ahead);
+    e.start_ns = span.start_ns;
+    e.finish_ns = span.finish_ns;
     e.turn_ns = turn_ns(later(load.draw_every_ns, load.paint_every_ns),
                         dip__lane_turns(s, lane, &newcomer));
     int reserve = reserve_percent[submit->priority];
     if (!is_expected && flow->retry_ns > s->now_ns)
         reserve += RESERVE_PERCENT_LINE;
-    e.late_ns = late_ns(s, submit, &load, &newcomer, reserve);
+    e.late_ns = late_ns(s, submit, &load, &newcomer, &e, reserve);
     return e;
 }
 
