@@ -172,6 +172,7 @@ static enum dip_status overload(const char *directory, bench_row_fn on_row, void
                                                    .ar_ns = IMAGE_MS / 2 * DIP_MS_NS,
                                                    .step_ns = IMAGE_MS / (STEPS - 1) * DIP_MS_NS},
                                           .queue = QUEUE,
+                                          .results = RESULTS,
                                           .steps = STEPS};
     struct load load = {.refusals = calloc(SHOTS_MAX, sizeof *load.refusals)};
     if (!load.refusals)
