@@ -13,7 +13,8 @@
 #include "ops/ops.h"
 
 enum dip_bench_part {
-    DIP_BENCH_AR = 1,        /* ar.prefill, ar.decode.b1 .b4 .b16 (GPU: .b64), ar.sample */
+    /* ar.prefill, ar.decode.b1 .b4 .b16 (GPU: .b64), ar.tokens of each, ar.sample */
+    DIP_BENCH_AR = 1,
     DIP_BENCH_DIFFUSION = 2, /* dit.gemm, dit.depthwise, dit.norm, dit.step.b1 .b4 */
     DIP_BENCH_DECODE = 4,    /* vae.conv (GPU: .up), vae.decode, png.encode */
     DIP_BENCH_E2E = 8,       /* e2e.<model>: prompt ids to PNG bytes; e2e.ar, .diffusion, .decode */
@@ -35,7 +36,7 @@ struct dip_bench_limits {
 struct dip_bench_row {
     const char *name;
     double value;
-    const char *unit; /* "ms", "GFLOP/s", "GB/s" or "MB/s" */
+    const char *unit; /* "ms", "GFLOP/s", "GB/s", "MB/s" or "tokens/s" */
     double bound;     /* same unit */
     double share;
     double median;    /* same unit */

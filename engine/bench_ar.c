@@ -3,7 +3,8 @@
  *
  * Prefill and decode are timed through the engine, so its own cost is inside the figure. A decode
  * step reads every weight once, whatever the number of sequences; that is its bound until the
- * arithmetic of many rows takes longer. */
+ * arithmetic of many rows takes longer. Each width gives two rows: what a step takes, and how many
+ * tokens come in a second, with what company gains over one sequence. */
 #include <stdio.h>
 #include <string.h>
 
@@ -21,6 +22,7 @@ struct ar_run {
     int slots, tokens, steps;
     uint64_t id_next;
     uint64_t prompt_next;
+    double alone_s; /* a step of one sequence, once that is measured */
 };
 
 static enum dip_status run_step(struct ar_run *run, int *ret_prefilled)
@@ -89,6 +91,28 @@ static int run_keys(const struct ar_run *run)
     return dip__bench_is_on_gpu(run->bench) ? PROMPT + run->tokens / 2 : PROMPT;
 }
 
+/* What `times` says, as time and as rate. */
+static void report_decode(struct ar_run *run, int jobs, const struct dip__bench_times *times)
+{
+    const struct dip__bench *bench = run->bench;
+    struct dip__cost cost =
+        dip__cost_ar(bench->model, jobs, jobs, run_keys(run), dip__cost_kv_bytes(bench));
+    double bound_s = dip__cost_s(bench, cost);
+    bool is_memory = bound_s * bench->machine.read_bytes_s <= cost.bytes * 1.000001;
+    char name[32];
+    snprintf(name, sizeof name, "ar.decode.b%d", jobs);
+    dip__bench_report_time(bench, name, times, bound_s,
+                           "%s, %d sequences, %d keys each, a step; bound: %s", bench->model_name,
+                           jobs, run_keys(run), is_memory ? "reading once" : "multiply-adds");
+    if (jobs == 1)
+        run->alone_s = dip__bench_best_s(times);
+    struct dip__bench_rate rate = {
+        .unit = "tokens/s", .scale = 1, .work = jobs, .bound = jobs / bound_s};
+    snprintf(name, sizeof name, "ar.tokens.b%d", jobs);
+    dip__bench_report_rate(bench, name, times, &rate, "%.2f times one sequence's",
+                           jobs * run->alone_s / dip__bench_best_s(times));
+}
+
 static enum dip_status bench_decode(struct ar_run *run, int jobs)
 {
     const struct dip__bench *bench = run->bench;
@@ -109,12 +133,7 @@ static enum dip_status bench_decode(struct ar_run *run, int jobs)
         times.ns[times.count - 1] /= run->steps;
         left -= run->steps;
     }
-    char name[32];
-    snprintf(name, sizeof name, "ar.decode.b%d", jobs);
-    double bound_s = dip__cost_s(
-        bench, dip__cost_ar(bench->model, jobs, jobs, run_keys(run), dip__cost_kv_bytes(bench)));
-    dip__bench_report_time(bench, name, &times, bound_s, "%s, %d sequences, %d keys each, a step",
-                           bench->model_name, jobs, run_keys(run));
+    report_decode(run, jobs, &times);
     return DIP_OK;
 }
 

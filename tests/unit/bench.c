@@ -53,9 +53,10 @@ struct seen {
 };
 
 static const char *const expected[] = {
-    "ar.prefill",    "ar.decode.b1", "ar.decode.b4", "ar.decode.b16", "ar.sample",  "dit.gemm",
-    "dit.depthwise", "dit.norm",     "dit.step.b1",  "dit.step.b4",   "vae.conv",   "vae.decode",
-    "png.encode",    "e2e.model",    "e2e.ar",       "e2e.diffusion", "e2e.decode",
+    "ar.prefill",    "ar.decode.b1",  "ar.tokens.b1", "ar.decode.b4",  "ar.tokens.b4",
+    "ar.decode.b16", "ar.tokens.b16", "ar.sample",    "dit.gemm",      "dit.depthwise",
+    "dit.norm",      "dit.step.b1",   "dit.step.b4",  "vae.conv",      "vae.decode",
+    "png.encode",    "e2e.model",     "e2e.ar",       "e2e.diffusion", "e2e.decode",
 };
 enum { EXPECTED = sizeof expected / sizeof *expected };
 
