@@ -20,6 +20,8 @@ static void print_text(uint64_t seed, const struct dip_sim_result *r, int64_t to
     for (int i = 0; i < DIP_END_COUNT; i++)
         if (r->ended[i] > 0)
             printf("; %" PRId64 " %s", r->ended[i], dip_end_text((enum dip_end)i));
+    if (r->lapsed > 0)
+        printf("; %" PRId64 " over before the next leader came", r->lapsed);
     printf("; longest %.1f s\n", seconds(r->wait_ns_max));
     printf("  troubles  %" PRId64 " crashes, %" PRId64 " cuts, %" PRId64 " pauses, %" PRId64
            " hangs, %" PRId64 " broken streams, %" PRId64 " duplicates, %" PRId64
@@ -48,6 +50,8 @@ static void put_result(struct json_writer *w, uint64_t seed, const struct dip_si
                    {"decisions", r->decisions},
                    {"admitted", r->admitted},
                    {"refused", r->refused},
+                   {"returned", r->returned},
+                   {"lapsed", r->lapsed},
                    {"images", r->images},
                    {"retried", r->retried},
                    {"crashes", r->crashes},

@@ -285,6 +285,11 @@ static void check_end(struct sim *s)
     struct dip_scheduler_stats stats = dip_scheduler_stats(s->scheduler);
     if (s->open > 0)
         dip__sim_fail(s, "%lld admitted requests never ended", (long long)s->open);
+    int64_t ends = s->result.refused + s->result.lapsed;
+    for (int i = 0; i < DIP_END_COUNT; i++)
+        ends += s->result.ended[i];
+    if (ends != s->submitted)
+        dip__sim_fail(s, "%lld requests have %lld ends", (long long)s->submitted, (long long)ends);
     if (stats.requests != 0 || stats.images != 0)
         dip__sim_fail(s, "the scheduler keeps %d requests, %d images", stats.requests,
                       stats.images);

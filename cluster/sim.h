@@ -41,6 +41,8 @@ struct dip_sim_result {
     int64_t events, messages, decisions; /* all; delivered; messages fed to the scheduler */
     int64_t simulated_ns;
     int64_t admitted, refused, images;
+    int64_t returned; /* admitted requests that asked a next leader, and were admitted there */
+    int64_t lapsed;   /* cancelled or out of time while they had left one for the next */
     int64_t ended[DIP_END_COUNT];
     int64_t retried;                       /* images that went back */
     int64_t leaders;                       /* that came after the first */

@@ -23,6 +23,7 @@ void dip__sim_request_again(struct sim *s, uint64_t id)
     request->is_away = false;
     if (request->deadline_ms > 0 && s->now_ns / DIP_MS_NS >= request->deadline_ms) {
         request->state = SIM_REQUEST_OVER;
+        s->result.lapsed++;
         return;
     }
     dip__sim_shape(id, &tokens, &steps, &submit->has_hidden);
@@ -84,6 +85,7 @@ void dip__sim_request_cancel(struct sim *s, uint64_t id)
     if (s->requests[id - 1].is_away) {
         s->requests[id - 1].is_away = false;
         s->requests[id - 1].state = SIM_REQUEST_OVER; /* it does not come back */
+        s->result.lapsed++;
         return;
     }
     dip__sim_submit(s, &(struct dip_message){.kind = DIP_MESSAGE_CANCEL, .request_id = id});

@@ -89,7 +89,9 @@ static void told(struct sim *s, const struct dip_action *a)
     case DIP_ACTION_ADMITTED:
         request->state = SIM_REQUEST_ADMITTED;
         s->open++;
-        s->result.admitted++;
+        s->result.admitted += !request->was_admitted;
+        s->result.returned += request->was_admitted;
+        request->was_admitted = true;
         break;
     case DIP_ACTION_REFUSED:
         request->state = SIM_REQUEST_OVER;

@@ -137,6 +137,7 @@ struct sim_request {
     uint8_t state, images, images_done; /* bits */
     uint8_t kills;                      /* workers that its poison took down */
     bool is_poison, is_check, is_away;  /* is_away: its client comes back */
+    bool was_admitted;                  /* by this leader or one before */
     int32_t submitted_ms;
     int32_t deadline_ms; /* 0 = none */
 };
