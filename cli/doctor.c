@@ -23,6 +23,7 @@ struct doctor {
     const struct options *options;
     int problem_count;
     uint64_t model_bytes;
+    struct dip_device_report gpu;
 };
 
 static void say(const char *mark, const char *name, const char *format, ...) DIP_PRINTF(3, 4);
@@ -103,30 +104,76 @@ static void check_libraries(struct doctor *d)
         png_get_libpng_ver(NULL));
 }
 
+static const char *gpu_fix(enum dip_device_lack lack)
+{
+    switch (lack) {
+    case DIP_LACK_DRIVER:
+        return "to use a GPU, install NVIDIA's driver (580 or newer, for CUDA 13)";
+    case DIP_LACK_LIBRARY:
+        return "put that library beside the plug-in or where the loader looks: libcudart.so.13, "
+               "libcublasLt.so.13 and libnccl.so.2 come with the wheels nvidia-cuda-runtime, "
+               "nvidia-cublas and nvidia-nccl-cu13";
+    case DIP_LACK_NEW_DRIVER:
+        return "update NVIDIA's driver to 580 or newer";
+    case DIP_LACK_DEVICE:
+        return "give --device one of the GPUs there are, or a container or pod a GPU "
+               "(nvidia-smi -L lists what it sees)";
+    default:
+        return "build where a CUDA 13 toolkit is, and put libdiptych-cuda.so beside the program";
+    }
+}
+
 /* What is there for the CUDA backend. Its absence is a problem only to who asked for it. */
 static void check_gpu(struct doctor *d)
 {
     struct dip_why why = {0};
-    struct dip_device_report r = {0};
+    struct dip_device_report *r = &d->gpu;
     struct dip_device_options options = dip__device_options(d->options);
     if (strcmp(d->options->backend, "cpu") == 0)
         return;
-    enum dip_status status = dip_device_probe(&options, &why, &r);
-    if (r.has_plugin)
-        say("ok", "cuda", "plug-in with %s; CUDA %s, driver for %s", r.features,
-            r.runtime[0] ? r.runtime : "?", r.driver[0] ? r.driver : "none");
+    enum dip_status status = dip_device_probe(&options, &why, r);
+    if (r->has_plugin)
+        say("ok", "cuda", "plug-in with %s; CUDA %s, driver for %s", r->features,
+            r->runtime[0] ? r->runtime : "?", r->driver[0] ? r->driver : "none");
     if (!status) {
-        say("ok", "gpu", "%s; %.1f of %.1f GiB free; %d in this machine", r.device,
-            (double)r.memory_free_bytes / (1 << 30), (double)r.memory_bytes / (1 << 30),
-            r.device_count);
+        say("ok", "gpu", "%s; %.1f of %.1f GiB free; %d in this machine", r->device,
+            (double)r->memory_free_bytes / (1 << 30), (double)r->memory_bytes / (1 << 30),
+            r->device_count);
         return;
     }
     say("note", "gpu", "%s", why.text);
-    say("", "", "fix: %s",
-        !r.has_driver   ? "to use a GPU, install NVIDIA's driver (580 or newer, for CUDA 13)"
-        : !r.has_plugin ? "build where a CUDA 13 toolkit is, put libdiptych-cuda.so beside the "
-                          "program, and cuBLAS and NCCL where the loader looks"
-                        : "update NVIDIA's driver, or give --device one of the GPUs there are");
+    say("", "", "fix: %s", gpu_fix(r->lack));
+}
+
+/* Weights and a fifth more, of a GPU that would be used. */
+static void check_gpu_memory(struct doctor *d)
+{
+    double needed = 1.2 * (double)d->model_bytes;
+    double left = (double)d->gpu.memory_free_bytes;
+    if (d->gpu.memory_bytes == 0 || left >= needed)
+        return;
+    char what[160];
+    snprintf(what, sizeof what,
+             "the model needs %.2f GiB (weights and a fifth more) and %.2f are free, %.2f too few",
+             needed / (1 << 30), left / (1 << 30), (needed - left) / (1 << 30));
+    problem(
+        d, "gpu memory", what,
+        "end what else uses the GPU (nvidia-smi shows it), use a smaller model or a larger GPU");
+}
+
+/* Convolutions without cuDNN are slower, and nothing worse. */
+static void check_cudnn(const struct dip_device *device)
+{
+    const char *remark = dip_device_remark(device);
+    const char *version = strstr(dip_device_class(device), "-cudnn");
+    if (version)
+        say("ok", "cudnn", "version %s computes the decoder's convolutions", version + 6);
+    if (!remark[0])
+        return;
+    say("note", "cudnn", "%s", remark);
+    say("", "",
+        "fix: put libcudnn.so.9 and its parts (the wheel nvidia-cudnn-cu13) beside the "
+        "plug-in or where the loader looks, or say --cudnn off");
 }
 
 static void check_backend(struct doctor *d)
@@ -140,6 +187,8 @@ static void check_backend(struct doctor *d)
         say("ok", "backend", "%s (%s), %d threads, activations in %s", dip_device_backend(device),
             dip_device_class(device), dip_device_threads(device),
             dip_dtype_name(dip_device_activation(device)));
+    if (device)
+        check_cudnn(device);
     dip_device_close(device);
 }
 
@@ -267,6 +316,7 @@ enum exit_code dip__doctor(const struct arguments *arguments)
     check_folder(&d);
     struct dip_local *local = check_model(&d);
     check_memory(&d);
+    check_gpu_memory(&d);
     if (local)
         check_image(&d, local);
     dip__local_close(local);

@@ -95,7 +95,11 @@ enum dip_status dip_device_probe(const struct dip_device_options *options, struc
 {
     const struct dip_plugin *plugin = NULL;
     *ret_report = (struct dip_device_report){.has_driver = dip__plugin_has_driver()};
-    DIP_TRY(dip__plugin_load(options->plugin, why, &plugin));
+    enum dip_status status = dip__plugin_load(options->plugin, why, &plugin);
+    if (status) {
+        ret_report->lack = dip__plugin_lack(options->plugin);
+        return status;
+    }
     ret_report->has_plugin = true;
     snprintf(ret_report->features, sizeof ret_report->features, "%s", plugin->features);
     return plugin->probe(options->index, why, ret_report);

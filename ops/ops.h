@@ -70,7 +70,16 @@ DIP_MUST_USE enum dip_status dip_device_open(const struct dip_device_options *op
 void dip_device_close(struct dip_device *device);
 
 /* What this machine has for the CUDA backend, for a person to read. Nothing stays open. */
+enum dip_device_lack {
+    DIP_LACK_NONE,
+    DIP_LACK_DRIVER,     /* no driver of NVIDIA's */
+    DIP_LACK_PLUGIN,     /* no plug-in, or one of another build */
+    DIP_LACK_LIBRARY,    /* one that the plug-in is linked with */
+    DIP_LACK_NEW_DRIVER, /* the one there is does not speak this CUDA */
+    DIP_LACK_DEVICE,     /* no GPU, or none of that number, or one that does not answer */
+};
 struct dip_device_report {
+    enum dip_device_lack lack;
     bool has_driver, has_plugin;
     char features[64];            /* libraries the plug-in was built with */
     char driver[32], runtime[32]; /* versions of CUDA; "" = none */

@@ -46,6 +46,21 @@ bool dip__plugin_has_driver(void)
     return driver != NULL;
 }
 
+/* Of a plug-in that is there the loader misses something else. */
+enum dip_device_lack dip__plugin_lack(const char *path)
+{
+    char found[DIP_PATH_BYTES_MAX];
+    if (!path && !dip__plugin_has_driver())
+        return DIP_LACK_DRIVER;
+    path = path ? path : plugin_find(found);
+    if (access(path, F_OK) != 0)
+        return DIP_LACK_PLUGIN;
+    void *handle = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
+    if (handle)
+        dlclose(handle);
+    return handle ? DIP_LACK_PLUGIN : DIP_LACK_LIBRARY;
+}
+
 /* The symbol is the struct itself: a pointer to a function is none to data in ISO C. */
 static enum dip_status plugin_check(const struct dip_plugin *plugin, const char *path,
                                     struct dip_why *why)

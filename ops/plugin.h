@@ -7,7 +7,7 @@
 
 #include "ops/backend.h"
 
-enum { DIP_PLUGIN_ABI = 2 };
+enum { DIP_PLUGIN_ABI = 3 };
 
 struct dip_plugin {
     uint32_t abi;         /* DIP_PLUGIN_ABI */
@@ -21,6 +21,9 @@ struct dip_plugin {
 
 /* Whether NVIDIA's driver is installed. */
 bool dip__plugin_has_driver(void);
+
+/* What stands against loading it, for a report. */
+enum dip_device_lack dip__plugin_lack(const char *path);
 
 #define DIP_PLUGIN_SYMBOL "dip_plugin"
 

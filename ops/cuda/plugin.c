@@ -22,6 +22,11 @@ static enum dip_status probe(int index, struct dip_why *why, struct dip_device_r
     version_text(driver, r->driver, sizeof r->driver);
     version_text(runtime, r->runtime, sizeof r->runtime);
     cudaError_t error = cudaGetDeviceCount(&r->device_count);
+    r->lack = error == cudaErrorInsufficientDriver ? DIP_LACK_NEW_DRIVER : DIP_LACK_DEVICE;
+    if (error == cudaErrorInsufficientDriver)
+        return dip_fail(why, DIP_UNSUPPORTED,
+                        "NVIDIA's driver speaks CUDA %s, and this plug-in CUDA %s",
+                        r->driver[0] ? r->driver : "of no version", r->runtime);
     if (error != cudaSuccess)
         return dip_fail(why, DIP_UNSUPPORTED, "no GPU can be used: %s", cudaGetErrorString(error));
     if (index < 0 || index >= r->device_count)
@@ -40,17 +45,26 @@ static enum dip_status probe(int index, struct dip_why *why, struct dip_device_r
                         cudaGetErrorString(error));
     snprintf(r->device, sizeof r->device, "%.60s, compute capability %d.%d, %d processors",
              properties.name, properties.major, properties.minor, properties.multiProcessorCount);
+    r->lack = DIP_LACK_NONE;
     r->memory_bytes = all_bytes;
     r->memory_free_bytes = free_bytes;
     return DIP_OK;
 }
 
-#if defined(DIP_CUDA_CUBLASLT) && defined(DIP_CUDA_NCCL)
-#define FEATURES "cuBLASLt, NCCL"
-#elif defined(DIP_CUDA_CUBLASLT)
-#define FEATURES "cuBLASLt"
+#ifdef DIP_CUDA_EMULATED
+#define PRODUCTS "emulated"
 #else
-#define FEATURES "emulated"
+#define PRODUCTS "cuBLASLt"
+#endif
+#ifdef DIP_CUDA_CUDNN
+#define CONVOLUTIONS ", cuDNN"
+#else
+#define CONVOLUTIONS ""
+#endif
+#ifdef DIP_CUDA_NCCL
+#define LINKS ", NCCL"
+#else
+#define LINKS ""
 #endif
 
 /* clang-format off */
@@ -91,7 +105,7 @@ __attribute__((visibility("default"))) const struct dip_plugin dip_plugin = {
     .abi = DIP_PLUGIN_ABI,
     .ops_bytes = sizeof(struct dip_ops),
     .version = DIP_VERSION,
-    .features = FEATURES,
+    .features = PRODUCTS CONVOLUTIONS LINKS,
     .ops = &cuda_ops,
     .probe = probe,
 };

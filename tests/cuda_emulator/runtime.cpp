@@ -82,7 +82,13 @@ int wait_count;   /* works in the queue that wait for something outside */
 enum { WAIT_US = 100 };
 std::vector<CUstream_st *> captures; /* streams inside a capture */
 CUstream_st default_stream;
-size_t memory_bytes = (size_t)8 << 30, used_bytes;
+size_t memory_of_device(void)
+{
+    const char *bytes = getenv("DIPTYCH_EMULATED_MEMORY");
+    return bytes ? (size_t)strtoull(bytes, NULL, 10) : (size_t)8 << 30;
+}
+
+size_t memory_bytes = memory_of_device(), used_bytes;
 struct dip_emulator_counts counts;
 thread_local cudaError_t last_error;
 cudaError_t device_error; /* stays */
@@ -387,8 +393,13 @@ cudaError_t cudaPeekAtLastError(void)
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    *count = 1;
-    return cudaSuccess;
+    int driver = 0;
+    const char *devices = getenv("DIPTYCH_EMULATED_DEVICES");
+    *count = devices ? atoi(devices) : 1;
+    (void)cudaDriverGetVersion(&driver);
+    return set(driver < CUDART_VERSION ? cudaErrorInsufficientDriver
+               : *count == 0           ? cudaErrorNoDevice
+                                       : cudaSuccess);
 }
 
 cudaError_t cudaSetDevice(int device)
@@ -494,7 +505,8 @@ cudaError_t cudaDeviceReset(void)
 
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    *version = CUDART_VERSION;
+    const char *driver = getenv("DIPTYCH_EMULATED_DRIVER"); /* 12040 is 12.4 */
+    *version = driver ? atoi(driver) : CUDART_VERSION;
     return cudaSuccess;
 }
 
