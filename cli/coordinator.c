@@ -208,7 +208,7 @@ enum exit_code dip__coordinator(const struct arguments *arguments)
 {
     struct coordinator c = {.options = &arguments->options};
     struct dip_why why = {0};
-    dip__signals_catch();
+    dip__signals_serve();
     dip__enrolled_name(c.options, c.name);
     enum dip_status status = start(&c, &why);
     if (status) {

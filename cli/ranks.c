@@ -440,7 +440,7 @@ enum exit_code dip__ranks(const struct arguments *arguments)
 {
     struct ranks r = {.options = &arguments->options, .count = (int)arguments->options.ranks};
     struct dip_why why = {0};
-    dip__signals_catch();
+    dip__signals_serve();
     r.ranks = calloc((size_t)r.count, sizeof *r.ranks);
     enum dip_status status = r.ranks ? check(&r, &why) : DIP_NO_MEMORY;
     if (!status)

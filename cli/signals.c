@@ -37,6 +37,12 @@ void dip__signals_catch(void)
     sigaction(SIGHUP, &action, NULL);
 }
 
+void dip__signals_serve(void)
+{
+    dip__signals_catch();
+    signal(SIGPIPE, SIG_IGN);
+}
+
 bool dip__signals_came(void)
 {
     return dip_counter_get(&first_ns) != 0;

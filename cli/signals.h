@@ -7,4 +7,7 @@
 #include <stdbool.h>
 
 void dip__signals_catch(void);
+/* The same for a process that serves. When whoever reads its log or its output goes, or a peer to
+ * which a library writes, that ends the write (SIGPIPE) and not the service. */
+void dip__signals_serve(void);
 bool dip__signals_came(void);

@@ -297,7 +297,7 @@ enum exit_code dip__up(const struct arguments *arguments)
 {
     struct up up = {.options = &arguments->options};
     struct dip_why why = {0};
-    dip__signals_catch();
+    dip__signals_serve();
     enum dip_status status = prepare(&up, &why);
     while (!status && !up.is_over && !dip__signals_came()) {
         status = keep_alive(&up, &why);

@@ -249,7 +249,7 @@ enum exit_code dip__worker(const struct arguments *arguments)
     struct dip_why why = {0};
     if (w.options->ranks > 1)
         return dip__ranks(arguments);
-    dip__signals_catch();
+    dip__signals_serve();
     enum dip_status status = start(&w, &why);
     enum exit_code code = status ? dip__fail(status, &why) : EXIT_DONE;
     if (!status) {

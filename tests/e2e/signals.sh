@@ -37,4 +37,13 @@ kill -TERM $pid
 wait $pid
 same "told twice at once: exit status" 0 $?
 grep -q '"stopped"' stderr || complain "told twice at once: $(cat stderr)"
+
+# Who reads the log of a process that serves may go.
+"$diptych" coordinator --model "$tiny" --listen 127.0.0.1:0 >stdout 2> >(head -n 1 >first) &
+pid=$!
+until grep -q listening stdout && [ -s first ] || ! kill -0 $pid 2>/dev/null; do sleep 0.02; done
+sleep 0.1
+kill -TERM $pid
+wait $pid
+same "nobody reads the log: exit status" 0 $?
 finish
