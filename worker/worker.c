@@ -126,8 +126,9 @@ static enum dip_status model_prepare(struct dip_worker *w, struct dip_why *why)
     struct dip_stream *stream = NULL;
     enum dip_status status = dip_stream_open(w->device, &stream);
     if (status)
-        return dip_fail(why, status, "cannot open a stream on %s: %s",
-                        dip_device_backend(w->device), dip_status_text(status));
+        return dip_fail(
+            why, status, "cannot open a stream on %s: %s", dip_device_backend(w->device),
+            dip_device_note(w->device)[0] ? dip_device_note(w->device) : dip_status_text(status));
     status = dip_model_prepare(w->options.model, stream, why);
     dip_stream_close(stream);
     return status;
@@ -191,6 +192,7 @@ static void jobs_fail(struct dip_worker *w)
     bool has_note = !dip_device_reads_host(w->device) && note[0];
     snprintf(text, sizeof text, "the %s device failed: %s", dip_device_backend(w->device),
              has_note ? note : dip_status_text(w->device_status));
+    dip_log_say(w->options.log, DIP_LOG_ERROR, "%s", text);
     for (int i = 0; i < w->options.hinge_slots; i++)
         dip__worker_fail(w, w->ar_jobs[i].tag.id, DIP_DEVICE, text);
     for (int i = 0; i < w->diffusion_job_count_max; i++)

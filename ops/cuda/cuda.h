@@ -98,6 +98,11 @@ static inline size_t dip__cuda_ring_round(size_t bytes)
 DIP_MUST_USE enum dip_status dip__cuda_check(struct dip_device *device, cudaError_t error,
                                              const char *what);
 
+/* Device memory as it is found. NO_MEMORY says in the device's note how much is missing, and is not
+ * the device's end. */
+DIP_MUST_USE enum dip_status dip__cuda_allocate(struct dip_device *device, size_t bytes,
+                                                void **ret_base);
+
 /* Memory of this device, as against the host's. */
 bool dip__cuda_owns(const struct dip_device *device, const void *data);
 

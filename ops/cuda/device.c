@@ -131,6 +131,20 @@ static void range_note(struct dip_device *device, size_t bytes)
              bytes > free_bytes ? (double)(bytes - free_bytes) / (1 << 30) : 0.0);
 }
 
+enum dip_status dip__cuda_allocate(struct dip_device *device, size_t bytes, void **ret_base)
+{
+    void *base = NULL;
+    cudaError_t error = cudaMalloc(&base, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError(); /* this one is not the device's end */
+        range_note(device, bytes);
+        return DIP_NO_MEMORY;
+    }
+    DIP_TRY(dip__cuda_check(device, error, "reserving memory"));
+    *ret_base = base;
+    return DIP_OK;
+}
+
 enum dip_status dip__cuda_reserve(struct dip_device *device, size_t bytes, struct dip_mem *ret_mem)
 {
     struct dip__cuda *cuda = dip__cuda(device);
@@ -139,14 +153,8 @@ enum dip_status dip__cuda_reserve(struct dip_device *device, size_t bytes, struc
     if (cuda->range_count == DIP__CUDA_RANGES_MAX)
         return DIP_LIMIT;
     struct dip_mem mem = {.bytes = bytes ? bytes : 1};
-    cudaError_t error = cudaMalloc(&mem.base, mem.bytes);
-    if (error == cudaErrorMemoryAllocation) {
-        (void)cudaGetLastError(); /* this one is not the device's end */
-        range_note(device, mem.bytes);
-        return DIP_NO_MEMORY;
-    }
-    DIP_TRY(dip__cuda_check(device, error, "reserving memory"));
-    error = cudaMemset(mem.base, 0, mem.bytes);
+    DIP_TRY(dip__cuda_allocate(device, mem.bytes, &mem.base));
+    cudaError_t error = cudaMemset(mem.base, 0, mem.bytes);
     if (error == cudaSuccess)
         error = cudaDeviceSynchronize(); /* streams do not wait for the one that clears */
     if (error != cudaSuccess)

@@ -33,7 +33,7 @@ static enum dip_status buffers_reserve(struct dip_stream *s)
     DIP_TRY(check(s, cudaMallocHost((void **)&q->up, DIP__CUDA_BOUNCE_BYTES), "pinned memory"));
     DIP_TRY(check(s, cudaMallocHost((void **)&q->down, DIP__CUDA_BOUNCE_BYTES + flag_bytes),
                   "pinned memory"));
-    DIP_TRY(check(s, cudaMalloc(&q->scratch, DIP_CUDA_SCRATCH_BYTES), "scratch memory"));
+    DIP_TRY(dip__cuda_allocate(s->device, DIP_CUDA_SCRATCH_BYTES, &q->scratch));
     DIP_TRY(check(s, cudaMalloc((void **)&q->flags, flag_bytes), "flags"));
     DIP_TRY(check(s, cudaMemsetAsync(q->flags, 0, flag_bytes, q->stream), "flags"));
     for (int i = 0; i < 2; i++)

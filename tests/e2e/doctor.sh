@@ -26,6 +26,12 @@ DIPTYCH_EMULATED_DEVICES=0 says "no device" "^note +gpu +no GPU can be used: no 
   "${plugin[@]}"
 says "another device" "^note +gpu +there is no GPU 3: this process sees 1" "give --device one of the GPUs" "${plugin[@]}" --device 3
 DIPTYCH_EMULATED_MEMORY=65536 says "little memory" "^FAIL +gpu memory +the model needs .* too few" "smaller model" "${plugin[@]}"
+# What is missing is named with its size, whatever is reserved first when it runs out.
+for bytes in 6000000 70000000 110000000; do
+  checks=$((checks + 1))
+  DIPTYCH_EMULATED_MEMORY=$bytes "$diptych" generate "${plugin[@]}" --backend cuda -o x.png x >stdout 2>stderr # the demo model
+  grep -qE '^error: .*GPU 0: .* GiB were asked for and .* GiB too few' stderr || complain "of $bytes bytes: $(cat stderr)"
+done
 says "no cuDNN" "^note +cudnn +convolutions are our own kernels: cuDNN cannot be loaded: .*libcudnn.so.9" \
   "the wheel nvidia-cudnn-cu13" "${plugin[@]}" --cudnn "$work/libcudnn.so.9"
 

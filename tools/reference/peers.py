@@ -63,7 +63,7 @@ def ar(args, torch):
         model = transformers.Qwen3ForCausalLM(config).eval()
 
     def tokens(batch, count, **more):
-        prompt = torch.randint(0, vocab, (batch, context), device=args.device)
+        prompt = torch.randint(1, vocab, (batch, context), device=args.device)
         return model.generate(
             prompt, attention_mask=torch.ones_like(prompt), do_sample=True, temperature=1.0, top_k=1200, top_p=0.95,
             min_new_tokens=count, max_new_tokens=count, **more)  # fmt: skip
