@@ -267,7 +267,8 @@ show_taken_over() {
   done
   echo "  taken over: ${counts%, }; painted: $(since_note ./diffusion-*.err | grep -cF '"msg": "painted"'), of those again: $(
     since_note ./diffusion-*.err | grep -F '"msg": "painted"' | grep -oE '"request_id": "[^"]*", "image": [0-9]+' | sort | uniq -d | wc -l)"
-  grep -q '[1-9]' <<<"$counts" || complain "$kind: nothing was taken over"
+  # Once, the blow may meet nothing that a worker could hold.
+  [ "$count" -lt 5 ] || grep -q '[1-9]' <<<"$counts" || complain "$kind: nothing was taken over"
 }
 
 run_kind() {
