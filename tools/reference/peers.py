@@ -34,7 +34,7 @@ def attempt(args, stage, mode):
     try:
         yield
     except Exception as why:
-        say(args.part, stage, mode, None, f"{type(why).__name__}: {why}"[:160])
+        say(args.part, stage, mode, None, " ".join(f"{type(why).__name__}: {why}".split())[:120])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
