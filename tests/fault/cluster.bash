@@ -5,13 +5,13 @@ trap 'kill_all; rm -rf "$work"' EXIT
 export DIPTYCH_MODEL=$tiny DIPTYCH_THREADS=1
 cluster=fault-$$ # in every command line: nobody of ours can hide
 patience=60      # seconds that anything may take on a machine that does other things, too
-declare -A words=() pids=() where=() # where: what runs it in a network of its own
+declare -A words=() pid_of=() where=() # where: what runs it in a network of its own
 declare -a ports=() clients=()
 
 kill_all() {
   local pid
   touch enough
-  for pid in "${clients[@]}" "${pids[@]}" $(pgrep -f -- "--cluster $cluster( |\$)"); do kill -KILL "$pid" 2>/dev/null; done
+  for pid in "${clients[@]}" "${pid_of[@]}" $(pgrep -f -- "--cluster $cluster( |\$)"); do kill -KILL "$pid" 2>/dev/null; done
 }
 
 now_ms() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
@@ -47,14 +47,14 @@ member() {
 revive() {
   # shellcheck disable=SC2086  # words
   setpriv --pdeathsig KILL ${where[$1]:-} ${words[$1]} >>"$1.out" 2>>"$1.err" </dev/null &
-  pids[$1]=$!
+  pid_of[$1]=$!
 }
 # put_down NAME SIGNAL: and waits for its end; leaves its status in $ended
 put_down() {
-  kill "-$2" "${pids[$1]}"
-  wait "${pids[$1]}" 2>/dev/null
+  kill "-$2" "${pid_of[$1]}"
+  wait "${pid_of[$1]}" 2>/dev/null
   ended=$?
-  unset "pids[$1]"
+  unset "pid_of[$1]"
 }
 
 add_coordinator() { member "$1" "$diptych" coordinator --cluster "$cluster" --name "$1" --grace 30 "${@:2}"; }
@@ -229,11 +229,11 @@ epochs_grow() {
 
 # remember_memory NAMES...: of those that are new since, as they are with nothing left to do
 declare -A remembered=()
-resident() { awk '/^VmRSS/ {print $2}' "/proc/${pids[$1]}/status"; }
+resident() { awk '/^VmRSS/ {print $2}' "/proc/${pid_of[$1]}/status"; }
 remember_memory() {
   local name
   for name in "$@"; do
-    [ -n "${remembered[${pids[$name]}]:-}" ] || remembered[${pids[$name]}]=$(resident "$name")
+    [ -n "${remembered[${pid_of[$name]}]:-}" ] || remembered[${pid_of[$name]}]=$(resident "$name")
   done
 }
 # memory_is_back KIB NAMES...: none has grown by more since, whatever it has been through. The address sanitizer keeps what
@@ -242,7 +242,7 @@ memory_is_back() {
   local kib=$1 name was now
   [ "$(nm "$diptych" 2>/dev/null | grep -c __asan_)" -eq 0 ] || return 0
   for name in "${@:2}"; do
-    was=${remembered[${pids[$name]}]:-} now=$(resident "$name")
+    was=${remembered[${pid_of[$name]}]:-} now=$(resident "$name")
     [ -n "$was" ] || continue
     checks=$((checks + 1))
     [ $((now - was)) -le "$kib" ] || complain "$name has grown from $was to $now KiB"

@@ -109,9 +109,9 @@ kill_and_revive() {
 }
 stop_for() { # NAME MILLISECONDS_FROM TO
   blow
-  kill -STOP "${pids[$1]}"
+  kill -STOP "${pid_of[$1]}"
   pause "$2" "$3"
-  kill -CONT "${pids[$1]}"
+  kill -CONT "${pid_of[$1]}"
 }
 restart() {
   blow
@@ -146,11 +146,11 @@ strike_leader-stopped() { # longer than its lease lives
   local was
   was=$(leader)
   blow
-  kill -STOP "${pids[$was]}"
+  kill -STOP "${pid_of[$was]}"
   everybody_asks
   see_at= # whoever led answers nothing
   same "$kind: who leads" "$(other "$was")" "$(leader)"
-  kill -CONT "${pids[$was]}"
+  kill -CONT "${pid_of[$was]}"
 }
 strike_leader-restarted() {
   local was
@@ -168,10 +168,10 @@ strike_etcd-member-killed() {
 strike_etcd-member-stopped() { stop_for etcd-$((RANDOM % 3)) 500 9000; }
 strike_etcd-all-stopped() { # longer than any lease lives, every second time
   blow
-  kill -STOP "${pids[etcd-0]}" "${pids[etcd-1]}" "${pids[etcd-2]}"
+  kill -STOP "${pid_of[etcd-0]}" "${pid_of[etcd-1]}" "${pid_of[etcd-2]}"
   pause 500 $((run % 2 ? 3000 : 14000))
   everybody_asks
-  kill -CONT "${pids[etcd-0]}" "${pids[etcd-1]}" "${pids[etcd-2]}"
+  kill -CONT "${pid_of[etcd-0]}" "${pid_of[etcd-1]}" "${pid_of[etcd-2]}"
 }
 strike_etcd-all-killed() { # longer than any lease lives, every second time
   local i

@@ -89,7 +89,7 @@ start_etcd() {
 stop_topology() {
   [ "$topology" = none ] || epochs_grow "${workers[@]}"
   [ "$topology" = none ] || end_all "${members[@]}"
-  [ "$topology" = plain ] || for name in etcd-{0,1,2}; do [ -z "${pids[$name]:-}" ] || put_down "$name" TERM; done
+  [ "$topology" = plain ] || for name in etcd-{0,1,2}; do [ -z "${pid_of[$name]:-}" ] || put_down "$name" TERM; done
 }
 
 use_topology() {
