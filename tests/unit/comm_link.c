@@ -206,9 +206,14 @@ static void test_busy(void **state)
 /* A dead rank is noticed by its connection; the link is aborted behind that. */
 static void run_killed(struct rank_context *c)
 {
+    volatile int64_t *began_ns = &c->ranks->board->lost_ns;
     attach(c);
-    if (c->rank == 1)
+    if (c->rank == 1) {
+        while (*began_ns == 0) /* the other one is through with what both did */
+            dip_clock_sleep(DIP_MS_NS);
         kill(getpid(), SIGKILL);
+    }
+    *began_ns = dip_clock_now_ns();
     expect_end(c, DIP_UNREACHABLE);
     need(dip_comm_missing(c->comm) == 1);
     detach(c, 1);
