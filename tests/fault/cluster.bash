@@ -111,6 +111,19 @@ leader() {
 }
 other() { [ "$1" = coordinator-a ] && echo coordinator-b || echo coordinator-a; }
 
+# use_topology NAME: puts down what runs and has start_NAME make another cluster, unless it is that
+topology=none
+use_topology() {
+  [ "$topology" != "$1" ] || return 0
+  stop_topology
+  rm -f ./*.out ./*.err
+  see_at=
+  topology=$1
+  "start_$1"
+  wait_for_all "start of the $1 cluster"
+  [ "$failures" -eq 0 ] || { finish; exit 1; } # every fault would fail for the same reason
+}
+
 # ---- clients ----
 
 # Short AR work and long diffusion, and the other way round: a fault meets both.

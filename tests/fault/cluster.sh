@@ -32,8 +32,6 @@ echo "seed $seed"
 
 # ---- two clusters: one with a coordinator alone, one with two of them and three nodes of etcd ----
 
-topology=none
-
 start_workers() {
   local i
   for i in 0 1 2; do add_rank "ar-$i" "$@"; done
@@ -85,17 +83,6 @@ stop_topology() {
       ;;
   esac
   topology=none
-}
-
-use_topology() {
-  [ "$topology" = "$1" ] && return
-  stop_topology
-  rm -f ./*.out ./*.err
-  see_at=
-  topology=$1
-  "start_$1"
-  wait_for_all "start of the $1 cluster"
-  [ "$failures" -eq 0 ] || { finish; exit 1; } # every fault would fail for the same reason
 }
 
 # ---- the faults; each leaves everybody alive and sets $at, the moment of the blow ----

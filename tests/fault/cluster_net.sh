@@ -60,8 +60,6 @@ for name in coordinator-{a,b} "${workers[@]}" etcd-{0,1,2} far; do add_host "$na
 
 # ---- two clusters: one with a coordinator alone, one with two of them and three nodes of etcd ----
 
-topology=none
-
 start_workers() {
   local i
   for i in 0 1 2; do add_rank "ar-$i" "$@" --listen "${ip_of[ar-$i]}:0" --group-address "${ip_of[ar-$i]}" --host-id "host-$i" --insecure; done
@@ -90,17 +88,6 @@ stop_topology() {
   [ "$topology" = none ] || epochs_grow "${workers[@]}"
   [ "$topology" = none ] || end_all "${members[@]}"
   [ "$topology" = plain ] || for name in etcd-{0,1,2}; do [ -z "${pid_of[$name]:-}" ] || put_down "$name" TERM; done
-}
-
-use_topology() {
-  [ "$topology" != "$1" ] || return 0
-  stop_topology
-  rm -f ./*.out ./*.err
-  see_at=
-  topology=$1
-  "start_$1"
-  wait_for_all "start of the $1 cluster"
-  [ "$failures" -eq 0 ] || { finish; exit 1; } # every cut would fail for the same reason
 }
 
 # ---- the cuts; each heals, and sets $at, the moment of the blow ----
