@@ -177,7 +177,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int count, ncclUniqueId id
     made->all->count = count;
     memcpy(made->path, id.internal, sizeof made->path);
     memcpy(shared->devices[rank], properties.uuid.bytes, 16);
-    if (played.play != DIP_NCCL_ABSENT)
+    if (__atomic_load_n(&played.play, __ATOMIC_ACQUIRE) != DIP_NCCL_ABSENT)
         shared->joined++;
     played.opened++;
     *comm = made;
@@ -188,7 +188,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
 {
     group *g = comm->all.get();
     *state = ncclSuccess;
-    if (played.play == DIP_NCCL_BROKEN) {
+    if (__atomic_load_n(&played.play, __ATOMIC_ACQUIRE) == DIP_NCCL_BROKEN) {
         *state = ncclRemoteError;
     } else if (!comm->is_joined) {
         comm->is_joined = g->shared->joined == g->count;

@@ -12,7 +12,7 @@ enum {
 };
 
 struct dip_nccl_play {
-    int play;
+    int play;                       /* any thread looks at it: __atomic_store_n */
     int opened, aborted, destroyed; /* communicators of this process */
 };
 

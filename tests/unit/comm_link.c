@@ -234,7 +234,7 @@ static void run_broken(struct rank_context *c)
 {
     attach(c);
     if (c->rank == 1)
-        nccl()->play = DIP_NCCL_BROKEN;
+        __atomic_store_n(&nccl()->play, DIP_NCCL_BROKEN, __ATOMIC_RELEASE);
     while (!dip_comm_error(c->comm))
         dip_clock_sleep(DIP_MS_NS);
     need(dip_comm_error(c->comm) == DIP_DEVICE);
@@ -253,7 +253,7 @@ static void test_broken(void **state)
 static void run_absent(struct rank_context *c)
 {
     if (c->rank == 1)
-        nccl()->play = DIP_NCCL_ABSENT;
+        __atomic_store_n(&nccl()->play, DIP_NCCL_ABSENT, __ATOMIC_RELEASE);
     operands_open(c);
     enum dip_status status = dip_comm_attach(c->comm, c->stream, COUNT * sizeof(float));
     need(status == DIP_TIMEOUT || status == DIP_CANCELLED);
