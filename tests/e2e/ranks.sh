@@ -54,7 +54,7 @@ fi
 # A client that leaves: slots are free at once, and the page tells how long that took.
 stops() { page "$painter" /metrics | tr -d '\r' | sed -n 's/^diptych_cancel_to_stop_seconds_count{phase="diffusion"} //p'; }
 same "nothing has been stopped" 0 "$(stops)"
-"$diptych" generate --server "$server" --timeout 60 --progress always -o l.png --steps 1000 -n 16 dog >l.out 2>l.err &
+"$diptych" generate --server "$server" --timeout 3600 --progress always -o l.png --steps 1000 -n 16 dog >l.out 2>l.err &
 client=$!
 expect "no second image" said d.err '"painted".*"image": [1-9]'
 kill -KILL "$client"
