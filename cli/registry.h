@@ -56,11 +56,11 @@ DIP_MUST_USE enum dip_status dip__enrol_worker(const struct options *options,
  * coordinator, whose loop turns anyway, looks after wishes now and then. */
 void dip__enrolled_look(struct enrolled *enrolled, int64_t wait_ns);
 
-/* Whether the store answers. */
 /* For a coordinator that is told to stop, from then on several times a second: it leads no more as
  * soon as another one can, and will not begin to. What runs here goes on until the other leads. */
 void dip__enrolled_hand_over(struct enrolled *enrolled);
 
+/* Whether the store answers. */
 bool dip__enrolled_is_up(const struct enrolled *enrolled);
 
 /* Takes this process out, so that nobody waits for a lease to end; turns the loop for up to

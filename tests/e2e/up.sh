@@ -8,16 +8,6 @@ model=$tiny
 
 stop_all() { for pid in "${ups[@]}"; do kill -KILL "$pid" 2>/dev/null; done; }
 
-# wait_for SECONDS COMMAND...: until it succeeds
-wait_for() {
-  local until=$((SECONDS + $1))
-  shift
-  until "$@"; do
-    [ $SECONDS -lt $until ] || return 1
-    sleep 0.05
-  done
-}
-
 # start_up NAME OPTIONS...: leaves $up (pid) and $server
 start_up() {
   local name=$1
@@ -26,7 +16,7 @@ start_up() {
   "$diptych" up --model "$model" --listen 127.0.0.1:0 --threads 1 "$@" >"$name.out" 2>"$name.err" &
   up=$!
   ups+=("$up")
-  wait_for 60 grep -q '^up: ready' "$name.out" || complain "$name did not come up: $(cat "$name.out" "$name.err")"
+  wait_for grep -q '^up: ready' "$name.out" || complain "$name did not come up: $(cat "$name.out" "$name.err")"
   server=$(sed -n 's/^up: listening on //p' "$name.out" | head -n 1)
 }
 
@@ -34,7 +24,7 @@ start_up() {
 members() { pgrep -P "$up" -f "$1"; }
 gone() { ! kill -0 "$1" 2>/dev/null; }
 # begun FILE: the request whose progress is written there has been admitted, and work has begun
-begun() { wait_for 60 test -s "$1" || complain "no progress in $1"; }
+begun() { wait_for test -s "$1" || complain "no progress in $1"; }
 none_left() { local pid; for pid in "$@"; do kill -0 "$pid" 2>/dev/null && return 1; done; return 0; }
 
 # end_up NAME: SIGTERM drains; status 0, and every process gone
@@ -46,7 +36,7 @@ end_up() {
   same "$1: exit status" 0 $?
   checks=$((checks + 1))
   # shellcheck disable=SC2086  # a list of numbers
-  wait_for 5 none_left $pids || complain "$1: processes are left: $(ps -o pid,args -p $pids)"
+  patience=5 wait_for none_left $pids || complain "$1: processes are left: $(ps -o pid,args -p $pids)"
 }
 
 # is_sent_away WORDS OPTIONS...: a worker that does not fit into the cluster is told why, and still ends in order
@@ -57,7 +47,7 @@ is_sent_away() {
   other=$!
   ups+=("$other")
   checks=$((checks + 1))
-  wait_for 30 grep -q "$words" other.err || complain "a worker that does not fit ($words): $(cat other.err)"
+  patience=30 wait_for grep -q "$words" other.err || complain "a worker that does not fit ($words): $(cat other.err)"
   kill -TERM $other
   wait $other
   same "a worker that does not fit ($words): exit status" 0 $?
@@ -87,10 +77,10 @@ for member in ar-0 diffusion-0 diffusion-1; do grep -qE "^$member .* ready" stdo
 accepts "$diptych" drain --server "$server" diffusion-0
 same "with one of them drained" "$(embedded -s 9 -n 3 x)" "$(remote -s 9 -n 3 x)"
 checks=$((checks + 1))
-wait_for 10 eval '"$diptych" status --server "$server" | grep -q "^diffusion-0 .* drained"' || complain "diffusion-0 is not drained: $("$diptych" status --server "$server")"
+patience=10 wait_for eval '"$diptych" status --server "$server" | grep -q "^diffusion-0 .* drained"' || complain "diffusion-0 is not drained: $("$diptych" status --server "$server")"
 accepts "$diptych" undrain --server "$server" diffusion-0
 checks=$((checks + 1))
-wait_for 10 eval '"$diptych" status --server "$server" | grep -q "^diffusion-0 .* ready"' || complain "diffusion-0 is not back"
+patience=10 wait_for eval '"$diptych" status --server "$server" | grep -q "^diffusion-0 .* ready"' || complain "diffusion-0 is not back"
 refuses 3 'WORKER_UNKNOWN' "$diptych" drain --server "$server" nobody
 
 # Pages for machines.
@@ -109,7 +99,7 @@ fi
 grep -qE '^diptych_images_total\{model="model"\} [1-9]' metrics.txt || complain "no images are counted"
 grep -qE '^diptych_phase_duration_seconds_count\{phase="send"\} [1-9]' metrics.txt || complain "no reader has taken anything"
 checks=$((checks + 1)) # those of three workers; the kernel is asked every five seconds
-wait_for 20 eval 'get /metrics | grep -qE "^diptych_connections\{listener=\"grpc\"\} [3-9]"' || complain "connections: $(get /metrics | grep connections)"
+patience=20 wait_for eval 'get /metrics | grep -qE "^diptych_connections\{listener=\"grpc\"\} [3-9]"' || complain "connections: $(get /metrics | grep connections)"
 grep -qF 'diptych_requests_total{method="Generate",code="INVALID_ARGUMENT",reason="BAD_FIELD"} 1' metrics.txt || complain "the bad field is not counted"
 for never in 'diptych_requests_total{method="Generate",code="UNAVAILABLE",reason="OVERLOADED"}' \
   'diptych_fenced_messages_total{kind="epoch"}' 'diptych_fenced_messages_total{kind="incarnation"}' 'diptych_watchdog_fired_total{reason="silent"}' \
@@ -128,7 +118,7 @@ expected=$(embedded --seed 11 --steps 300 -n 6 x)
 runs=20
 [ "$(nm "$diptych" 2>/dev/null | grep -cE '__(asan|tsan|ubsan)_')" -gt 0 ] && runs=5 # where everything takes ten times as long
 for run in $(seq $runs); do
-  wait_for 30 everybody_is_ready || complain "run $run: not everybody is back: $("$diptych" status --server "$server")"
+  patience=30 wait_for everybody_is_ready || complain "run $run: not everybody is back: $("$diptych" status --server "$server")"
   victim=$([ $((run % 3)) -eq 0 ] && echo ar-0 || echo diffusion-$((run % 2)))
   : >k.err
   "$diptych" generate --server "$server" --timeout 120 --json --progress always -o k.png --seed 11 --steps 300 -n 6 x >k.json 2>k.err &
@@ -148,7 +138,7 @@ replays=$(get /metrics | sed -n 's/^diptych_replays_total{reason="worker_lost"} 
 [ "${replays:-0}" -gt 0 ] || complain "no image was replayed in $runs runs: the kills came too late to test anything"
 echo "$runs kills, $replays images replayed"
 grep -q 'was killed by signal 9; it starts again' pair.out || complain "up says nothing of its dead: $(cat pair.out)"
-wait_for 30 everybody_is_ready || complain "not everybody is back: $("$diptych" status --server "$server")"
+patience=30 wait_for everybody_is_ready || complain "not everybody is back: $("$diptych" status --server "$server")"
 
 # ---- SIGTERM in the middle of a request: it is finished first ----
 "$diptych" generate --server "$server" --timeout 120 --json --progress always -o t.png --seed 11 --steps 300 -n 6 x >t.json 2>t.err &
@@ -179,7 +169,7 @@ for ranks in 2 4; do
     same "rank $((run % 2)) of 2 killed, run $run: exit status" 0 $?
     same "rank $((run % 2)) of 2 killed, run $run" "$expected" "$(hashes <k.json)"
     [ -s k.json ] || cat k.err
-    wait_for 60 eval '"$diptych" generate --server "$server" -o again.png x >/dev/null 2>&1' || complain "the group did not form again: $("$diptych" status --server "$server")"
+    wait_for eval '"$diptych" generate --server "$server" -o again.png x >/dev/null 2>&1' || complain "the group did not form again: $("$diptych" status --server "$server")"
   done
   [ $ranks -eq 4 ] || is_sent_away 'it draws alone, and this coordinator forms groups of 2' --model "$model" --role ar
   end_up "$ranks ranks"
@@ -204,7 +194,7 @@ pids=$(pgrep -P "$up")
 kill -KILL "$up"
 checks=$((checks + 1))
 # shellcheck disable=SC2086  # a list of numbers
-wait_for 5 none_left $pids || complain "orphans: $(ps -o pid,args -p $pids)"
+patience=5 wait_for none_left $pids || complain "orphans: $(ps -o pid,args -p $pids)"
 
 # ---- what cannot work is said, once, at the start ----
 start_up first

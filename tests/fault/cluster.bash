@@ -4,7 +4,6 @@ cd "$work" || exit 1
 trap 'kill_all; rm -rf "$work"' EXIT
 export DIPTYCH_MODEL=$tiny DIPTYCH_THREADS=1
 cluster=fault-$$ # in every command line: nobody of ours can hide
-patience=60      # seconds that anything may take on a machine that does other things, too
 declare -A words=() pid_of=() where=() # where: what runs it in a network of its own
 declare -a ports=() clients=()
 
@@ -17,16 +16,6 @@ kill_all() {
 now_ms() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
 # pause FROM TO: milliseconds, drawn from the seed
 pause() { sleep "$(printf '%d.%03d' $((draw = $1 + RANDOM % ($2 - $1 + 1), draw / 1000)) $((draw % 1000)))"; }
-
-# wait_for SECONDS COMMAND...: until it succeeds
-wait_for() {
-  local until=$((SECONDS + $1))
-  shift
-  until "$@"; do
-    [ $SECONDS -lt $until ] || return 1
-    sleep 0.05
-  done
-}
 
 free_port() { # nobody of ours gets it twice
   local port
@@ -88,7 +77,7 @@ of() { grep -F "{\"name\": \"$1\"," seen | field "$2"; }
 # everybody_is_ready COUNT: the coordinator serves, and so many workers stand ready
 everybody_is_ready() { see && [ "$(grep -c '"state": "ready"' seen)" -ge "$1" ]; }
 # rank_name RANK: who is it, once the group stands
-rank_name() { wait_for $patience has_rank "$1" && find_rank "$1"; }
+rank_name() { wait_for has_rank "$1" && find_rank "$1"; }
 has_rank() { see && [ -n "$(find_rank "$1")" ]; }
 find_rank() { grep -E "\"group\": \"g[^\"]*\", \"rank\": $1," seen | grep '"state": "ready"' | field name; }
 # nothing_is_left: no slot busy, nothing queued, nothing running
@@ -100,12 +89,12 @@ workers=(ar-{0,1,2} diffusion-{0,1,2}) # of three ranks two make the group, the 
 all_are_here() { everybody_is_ready 5 && [ "$(wc -l <seen)" -eq 6 ]; }
 wait_for_all() {
   checks=$((checks + 1))
-  wait_for $patience all_are_here || complain "$1: not everybody is ready: $(cut -c 1-300 seen; cat status.err; tail -n 3 ./*.err)"
+  wait_for all_are_here || complain "$1: not everybody is ready: $(cut -c 1-300 seen; cat status.err; tail -n 3 ./*.err)"
 }
 # The member that leads now.
 leader() {
   local address name
-  wait_for $patience see
+  wait_for see
   address=$(field leader <status.json)
   for name in coordinator-a coordinator-b; do [[ " ${words[$name]:-} " != *" --listen $address "* ]] || echo $name; done
 }
@@ -187,14 +176,14 @@ everybody_has_asked_since() {
 # everybody_asks: each client has had a whole request after the blow
 everybody_asks() {
   checks=$((checks + 1))
-  wait_for $patience everybody_has_asked_since "$at" || complain "$kind, run $run: requests stand still: $(tail -n 1 history.*; tail -n 20 troubles; cut -c 1-300 seen)"
+  wait_for everybody_has_asked_since "$at" || complain "$kind, run $run: requests stand still: $(tail -n 1 history.*; tail -n 20 troubles; cut -c 1-300 seen)"
 }
 
 # stop_clients: lets each finish what it has asked
 stop_clients() {
   touch enough
   checks=$((checks + 1))
-  wait_for $((2 * patience)) all_gone "${clients[@]}" || complain "clients still wait: $(tail -n 3 c*.err)"
+  patience=$((2 * patience)) wait_for all_gone "${clients[@]}" || complain "clients still wait: $(tail -n 3 c*.err)"
 }
 all_gone() { local pid; for pid in "$@"; do kill -0 "$pid" 2>/dev/null && return 1; done; return 0; }
 

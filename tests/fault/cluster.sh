@@ -197,7 +197,7 @@ strike_client-gone() {
   kill -KILL "${gone[@]}"
   wait "${gone[@]}" 2>/dev/null
   checks=$((checks + 2))
-  wait_for $patience nothing_is_left || complain "$kind, run $run: slots stay busy: $(cut -c 1-300 seen)"
+  wait_for nothing_is_left || complain "$kind, run $run: slots stay busy: $(cut -c 1-300 seen)"
   recovered=$(($(now_ms) - at))
   after=$(steps_total)
   [ $((after - before)) -lt 40000 ] || complain "$kind, run $run: $((after - before)) of 48000 steps were done for nobody"
@@ -212,8 +212,8 @@ strike_slow-reader() {
   blow
   setpriv --pdeathsig KILL python3 "$here/reader.py" "$server" generate "$id" 2048 $patience >slow.out 2>&1 &
   checks=$((checks + 5))
-  wait_for $patience something_runs || complain "$kind, run $run: nothing runs: $(cat slow.out)"
-  wait_for $patience nothing_is_left || complain "$kind, run $run: slots stay busy for who does not read: $(cut -c 1-300 seen)"
+  wait_for something_runs || complain "$kind, run $run: nothing runs: $(cat slow.out)"
+  wait_for nothing_is_left || complain "$kind, run $run: slots stay busy for who does not read: $(cut -c 1-300 seen)"
   recovered=$(($(now_ms) - at))
   wait $!
   grep -qE '^(reset|ended)' slow.out || complain "$kind, run $run: not cut: $(cat slow.out)"
@@ -287,7 +287,7 @@ run_kind() {
     judge "$kind"
   fi
   checks=$((checks + 1))
-  wait_for $patience nothing_is_left || complain "$kind: slots stay busy: $(cut -c 1-300 seen)"
+  wait_for nothing_is_left || complain "$kind: slots stay busy: $(cut -c 1-300 seen)"
   # shellcheck disable=SC2046  # words
   remember_memory $(members)
   local replayed

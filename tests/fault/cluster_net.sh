@@ -126,7 +126,7 @@ depose() {
   blow=$(now_ms)
   sever both "$@"
   checks=$((checks + 1))
-  wait_for $patience leads "$(other "$was")" || complain "$kind, run $run: the other one does not lead"
+  wait_for leads "$(other "$was")" || complain "$kind, run $run: the other one does not lead"
   at=$(now_ms)
   everybody_asks
   at=$blow
@@ -170,7 +170,7 @@ strike_silence() {
   kill -KILL "${gone[@]}"
   wait "${gone[@]}" 2>/dev/null
   checks=$((checks + 2))
-  wait_for $((2 * patience)) nothing_is_left || complain "$kind, run $run: slots stay busy: $(cut -c 1-300 seen)"
+  patience=$((2 * patience)) wait_for nothing_is_left || complain "$kind, run $run: slots stay busy: $(cut -c 1-300 seen)"
   recovered=$(($(now_ms) - at))
   after=$(steps_total)
   [ $((after - before)) -lt 300000 ] || complain "$kind, run $run: $((after - before)) of 320000 steps were done for nobody"
@@ -202,7 +202,7 @@ run_kind() {
     judge "$kind"
   fi
   checks=$((checks + 1))
-  wait_for $patience nothing_is_left || complain "$kind: slots stay busy: $(cut -c 1-300 seen)"
+  wait_for nothing_is_left || complain "$kind: slots stay busy: $(cut -c 1-300 seen)"
   printf '| %-30s | %4d | %8d | %4d | %5d | %7d | %6.2f | %6.2f |\n' "$kind" "$runs" "$asked" "$bad" "$equal" "$refused" \
     "$(middle <recovered.txt | awk '{print $1 / 1000}')" "$(sort -n recovered.txt | tail -n 1 | awk '{print $1 / 1000}')"
 }
