@@ -31,8 +31,8 @@ struct dip_batch_point {
 };
 
 struct dip_batch_curve {
-    int64_t kind;                                 /* height times width of the latent; 0 = free */
-    uint64_t used;                                /* when, against the others */
+    int64_t kind;  /* number that the worker gives to size and guidance; 0 = free */
+    uint64_t used; /* when, against the others */
     struct dip_batch_point points[DIP_BATCH_MAX]; /* of 1, 2, ... pictures */
 };
 

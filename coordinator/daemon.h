@@ -143,8 +143,8 @@ uint64_t dip_coordinator_daemon_later_epoch(const struct dip_coordinator_daemon 
 const char *dip_coordinator_daemon_successor(const struct dip_coordinator_daemon *daemon);
 /* Takes requests: leads, drains not, and has workers for both panels. */
 bool dip_coordinator_daemon_is_ready(const struct dip_coordinator_daemon *daemon);
-/* May be sent requests: drains not, and leads, with workers or without, or passes them on to
- * whoever leads. What a pool of coordinators behind one name is made of. */
+/* May be sent requests: drains not, and leads without a doubt, with workers or without, or passes
+ * them on to whoever leads. What a pool of coordinators behind one name is made of. */
 bool dip_coordinator_daemon_is_serving(const struct dip_coordinator_daemon *daemon);
 
 /* What a tenant has of its quota, 0 to 1; 0 without a quota. The tenants that may ask for images
